@@ -1,0 +1,1 @@
+"""Augmentations on batches of images, on the images' own device."""

@@ -1,0 +1,1 @@
+"""What was learnt: reconstructions and nearest neighbours of a trained encoder."""

@@ -1,0 +1,1 @@
+"""The training step, the loop, schedules, checkpoints and exact resume."""
