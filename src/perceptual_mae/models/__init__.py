@@ -1,0 +1,7 @@
+"""Networks: tensors in, tensors out."""
+
+from perceptual_mae.models.mae import MaskedAutoencoder, Reconstruction
+from perceptual_mae.models.sizes import SIZES, Size
+from perceptual_mae.models.weights import LoadReport
+
+__all__ = ["SIZES", "LoadReport", "MaskedAutoencoder", "Reconstruction", "Size"]
