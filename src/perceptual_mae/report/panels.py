@@ -1,0 +1,157 @@
+"""Which logged numbers are drawn together, under which name and on which scale. No drawing here."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceptual_mae.report.tracks import Track
+
+NOT_DRAWN = {"step", "epoch", "seconds"}
+TITLES = {
+    "loss": "Loss and its parts",
+    "lr": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "images_per_second": "Images a second",
+    "knn": "k-NN accuracy",
+    "ada_p": "Augmentation probability (ADA)",
+}
+NAMES = {
+    "mse": "MSE",
+    "l1": "L1",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "fid": "FID",
+    "lr": "learning rate",
+    "top1": "top-1",
+    "top5": "top-5",
+    "r1": "R1",
+    "ada": "ADA",
+    "knn": "k-NN",
+}
+LAST = ("lr", "grad_norm", "images_per_second")
+LINES_PER_PANEL = 8
+PANELS = 40
+"""More than this nobody reads; the rest is in `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: `steps` and `values (n,)`, NaN where a value was not finite."""
+
+    name: str
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share a pair of axes.
+
+    Attributes:
+        key: of the metrics shown, unique among panels.
+        expected: value of the dotted line, what a model reaches that has learnt nothing but the mean colour.
+        log: whether the vertical axis is logarithmic.
+    """
+
+    key: str
+    title: str
+    lines: list[Line]
+    expected: float | None = None
+    log: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log", _spans_decades([line.values for line in self.lines], self.key))
+
+
+def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = None) -> list[Panel]:
+    """Panels in reading order: losses against validation, loss parts, other measures, whatever is new, the mechanics.
+
+    A loss that has a validation value or an expected one gets a panel with these beside it. A metric nobody foresaw
+    gets a panel of its own; the real and the generated side of one go together.
+    """
+    expected = dict(expected or {})
+    expected |= {key.removeprefix("expected/"): t.latest[1] for key, t in found.items() if key.startswith("expected/")}
+    drawn = {k: t for k, t in found.items() if k not in NOT_DRAWN and not k.startswith("expected/")}
+    left = dict(drawn)
+    result: list[Panel] = []
+
+    losses = {key.removeprefix("loss/"): key for key in drawn if key == "loss" or key.startswith("loss/")}
+    for name, key in losses.items():
+        validation = left.pop(f"validation/{name}", None)
+        if validation is not None or name in expected:
+            lines = [_line("training", drawn[key])] + ([_line("validation", validation)] if validation else [])
+            result.append(Panel(f"{key}+validation", _capital(pretty(name)), lines, expected.get(name)))
+    parts = _distinct({pretty(name): left.pop(key) for name, key in losses.items()})
+    if len(parts) > 1 or not result:
+        result += _several("loss", "Loss and its parts" if len(parts) > 1 else "Loss", parts)
+
+    for key in [key for key in left if key.startswith("validation/")]:
+        name = key.removeprefix("validation/")
+        title = f"{_capital(pretty(name))} on validation images"
+        result.append(Panel(key, title, [_line("validation", left.pop(key))], expected.get(name)))
+    knn = {key: left.pop(key) for key in list(left) if key == "knn" or key.startswith("knn/")}
+    result += _several("knn", TITLES["knn"], {pretty(key.removeprefix("knn/")): track for key, track in knn.items()})
+
+    mechanics = {key: left.pop(key) for key in LAST if key in left}
+    groups: dict[str, dict[str, Track]] = {}
+    for key, track in left.items():
+        both = re.sub(r"(?<![a-z])(real|fake|generated)(?![a-z])", "{}", key)
+        side = re.search(r"(?<![a-z])(real|fake|generated)(?![a-z])", key)
+        groups.setdefault(both, {})[side[0] if side else pretty(key)] = track
+    for group, members in groups.items():
+        title = TITLES.get(group) or _capital(pretty(group.replace("{}", " and ".join(members))))
+        result += _several(group, title, members)
+    for key, track in mechanics.items():
+        result += _several(key, TITLES[key], {pretty(key): track})
+    return result[:PANELS]
+
+
+def pretty(key: str) -> str:
+    """A metric's key in words: `adversary/grad_norm` becomes `adversary: grad norm`."""
+    words = [" ".join(NAMES.get(word, word) for word in _words(part)) for part in key.split("/")]
+    return ": ".join(NAMES.get(part, word) for part, word in zip(key.split("/"), words, strict=True) if word)
+
+
+def _words(part: str) -> list[str]:
+    return part.replace("-", "_").split("_")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _line(name: str, track: Track) -> Line:
+    return Line(name, *track.points())
+
+
+def _several(key: str, title: str, members: Mapping[str, Track]) -> list[Panel]:
+    lines = [_line(name, track) for name, track in members.items()]
+    return [
+        Panel(key if start == 0 else f"{key} {start}", title, lines[start : start + LINES_PER_PANEL])
+        for start in range(0, len(lines), LINES_PER_PANEL)
+    ]
+
+
+def _distinct(members: Mapping[str, Track]) -> dict[str, Track]:
+    """Without the total where it equals the only part: one curve on top of another looks like one missing."""
+    kept: dict[str, Track] = {}
+    for name, track in members.items():
+        if not any(track.values == other.values and track.steps == other.steps for other in kept.values()):
+            kept[name] = track
+    return kept
+
+
+def _spans_decades(values: list[NDArray[np.float64]], key: str) -> bool:
+    """Whether a log axis shows more: all positive, and a wide range even without the outermost points."""
+    if key.startswith(("lr", "images_per_second", "knn", "ada_p")):
+        return False  # these are read from zero
+    everything = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.array([])
+    if len(everything) < 4 or everything.min() <= 0:
+        return False
+    low, high = np.percentile(everything, [2, 98])
+    return math.log10(high / low) > 1.2
