@@ -1,0 +1,279 @@
+"""Every setting of a pre-training run: the command line, the YAML file and the Python API are made from these classes.
+
+Imports no torch, so that `pmae pretrain --help` answers at once.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from perceptual_mae.errors import UsageError
+
+
+def _free(default: Any) -> Any:
+    """A setting that a resumed run may change: it does not change which training this is."""
+    return field(default=default, metadata={"free": True})
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+        betas: decay rates of AdamW's moments.
+        weight_decay: decay of weights; biases, norms and other vectors have none.
+        warmup_epochs: epochs of linear warm-up; default: the recipe's share of the run, 40 of 300.
+        accumulate: micro-batches per step; the batch is cut into so many pieces, for machines it does not fit on.
+        clip_grad: largest norm of the gradient; null: not clipped (the recipe).
+    """
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    warmup_epochs: float | None = None
+    accumulate: int = 1
+    clip_grad: float | None = None
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """What a pixel is.
+
+    Attributes:
+        channels: channels of the images: 1 (grey), 3 (RGB) or 4 (RGB and alpha).
+        mean: per-channel mean of images in [0, 1]; default: ImageNet's for 3 channels, else 0.5.
+        std: per-channel standard deviation; default: ImageNet's for 3 channels, else 0.25.
+        norm_pix_loss: predict patches normalised each by its own mean and variance.
+    """
+
+    channels: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    norm_pix_loss: bool = False
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Augmentation: a random part of each image, resized (bicubic), perhaps mirrored.
+
+    Attributes:
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest ratio of width to height.
+        flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Reading images.
+
+    Attributes:
+        max_pixels: images with more pixels are skipped unread (decompression bombs).
+        prefetch: batches that each worker keeps ready.
+    """
+
+    max_pixels: int = _free(100_000_000)
+    prefetch: int = _free(2)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes down.
+
+    Attributes:
+        every: steps between lines of metrics.jsonl.
+        pictures: reconstruction grids drawn in a run, more closely spaced in its beginning; 0: none.
+        picture_images: images in a grid.
+        validate_every: epochs between measurements on validation images, where there are any; 0: never.
+        validation_images: how many of them are looked at.
+        knn_every: epochs between k-nearest-neighbour classifications of the validation images; 0: never. Needs labels.
+        knn_images: training images whose neighbours vote.
+        tensorboard: write TensorBoard files beside metrics.jsonl.
+    """
+
+    every: int = _free(20)
+    pictures: int = _free(12)
+    picture_images: int = _free(8)
+    validate_every: float = _free(1.0)
+    validation_images: int = _free(1000)
+    knn_every: float = _free(0.0)
+    knn_images: int = _free(5000)
+    tensorboard: bool = _free(True)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints beside those of `--save-every`.
+
+    Attributes:
+        minutes: also save when so many minutes have passed since the last checkpoint.
+        keep: how many of the newest checkpoints stay.
+    """
+
+    minutes: float = _free(10.0)
+    keep: int = _free(2)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-train a Vision Transformer on your images.
+
+    Attributes:
+        data: folder of images, parquet file or folder, wds:SHARDS, hub:USER/NAME, a torchvision name such as cifar10,
+            or photos (built in).
+        out: run folder; a run that is already there is continued.
+        val_data: images to validate on; default: the validation split of --data, where it has one.
+        method: row of the paper's Table 2.
+        model: size of the Vision Transformer.
+        image_size: side of the images in pixels, or HEIGHTxWIDTH.
+        patch_size: side of a patch in pixels.
+        epochs: passes over the images. More than before extends a finished run.
+        max_steps: stop after so many steps, if that is earlier.
+        batch_size: images per step, over all processes and micro-batches together.
+        lr: learning rate; default: 1.5e-4 x batch size / 256.
+        mask_ratio: share of the patches that is removed.
+        precision: auto is bf16 on GPUs that have it, else fp32.
+        device: auto is a GPU if there is one.
+        workers: processes that read images; auto suits the device.
+        seed: of everything random.
+        save_every: steps between checkpoints.
+        compile: compile the model with torch.compile (needs a C++ compiler; minutes of set-up).
+    """
+
+    data: str
+    out: str = _free("runs/pretrain")
+    val_data: str | None = None
+    method: str = "mse"
+    model: Literal["micro", "tiny", "small", "base", "large", "huge"] = "base"
+    image_size: int | str = 224
+    patch_size: int = 16
+    epochs: int = _free(300)
+    max_steps: int | None = _free(None)
+    batch_size: int = 256
+    lr: float | None = None
+    mask_ratio: float = 0.75
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = _free("auto")
+    workers: int | Literal["auto"] = _free("auto")
+    seed: int = 0
+    save_every: int = _free(500)
+    compile: bool = False
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`image_size` as `(height, width)`.
+
+        Raises:
+            UsageError: it is neither a number nor HEIGHTxWIDTH.
+        """
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(self.image_size))
+        if not match:
+            raise UsageError(f"--image-size {self.image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256")
+        return int(match[1]), int(match[2] or match[1])
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate: `lr`, or the recipe's base rate scaled by the batch (section 4 of the paper)."""
+        return self.lr if self.lr is not None else 1.5e-4 * self.batch_size / 256
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of the run's epochs that is warm-up."""
+        warmup = self.optimizer.warmup_epochs
+        return 40 / 300 if warmup is None else min(1.0, warmup / self.epochs)
+
+    def check(self) -> None:
+        """Refuse settings that cannot be right.
+
+        Raises:
+            UsageError: one line that names the flag.
+        """
+        from perceptual_mae.methods import METHODS
+
+        height, width = self.size
+        rules = {
+            f"--image-size {self.image_size}: not a multiple of --patch-size {self.patch_size}": self.patch_size > 0
+            and min(height, width) > 0
+            and not (height % self.patch_size or width % self.patch_size),
+            f"--method {self.method}: there {'is' if len(METHODS) == 1 else 'are'} {', '.join(METHODS)}": self.method
+            in METHODS,
+            f"--mask-ratio {self.mask_ratio}: must lie between 0 and 1 (1 excluded; 0.75 is usual)": 0
+            <= self.mask_ratio
+            < 1,
+            f"--batch-size {self.batch_size}: must be at least 1": self.batch_size >= 1,
+            f"--epochs {self.epochs}: must be at least 1": self.epochs >= 1,
+            f"--max-steps {self.max_steps}: must be at least 1": self.max_steps is None or self.max_steps >= 1,
+            f"--save-every {self.save_every}: must be at least 1": self.save_every >= 1,
+            f"--lr {self.lr}: must be positive": self.lr is None or self.lr > 0,
+            f"--workers {self.workers}: must be auto, 0 or more": self.workers == "auto" or int(self.workers) >= 0,
+            f"--optimizer.accumulate {self.optimizer.accumulate}: must divide --batch-size {self.batch_size}": (
+                self.optimizer.accumulate >= 1 and self.batch_size % self.optimizer.accumulate == 0
+            ),
+            f"--log.every {self.log.every}: must be at least 1": self.log.every >= 1,
+            f"--checkpoint.keep {self.checkpoint.keep}: must be at least 1": self.checkpoint.keep >= 1,
+            f"--pixels.channels {self.pixels.channels}: must be at least 1": self.pixels.channels >= 1,
+        }
+        for complaint, fine in rules.items():
+            if not fine:
+                raise UsageError(complaint)
+
+
+def to_dict(config: PretrainConfig) -> dict[str, Any]:
+    """Nested plain values, ready for YAML; tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(settings: dict[str, Any]) -> PretrainConfig:
+    """The inverse of `to_dict`, for run folders. Unknown settings are refused.
+
+    Raises:
+        UsageError: a setting that does not exist.
+    """
+    return _build(PretrainConfig, settings, "")
+
+
+def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
+    """Settings in which two configurations are not the same training, as `name: old, now new`."""
+    return list(_differences(old, new, ""))
+
+
+def _build(cls: Any, settings: dict[str, Any], path: str) -> Any:
+    import difflib
+
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in settings:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise UsageError(f"unknown setting {path}{name}" + (f"; did you mean {path}{near[0]}?" if near else ""))
+    values = {}
+    for name, value in settings.items():
+        factory = fields[name].default_factory
+        if dataclasses.is_dataclass(factory) and isinstance(value, dict):
+            value = _build(factory, value, f"{path}{name}.")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
+
+
+def _differences(old: Any, new: Any, path: str) -> Any:
+    for f in dataclasses.fields(old):
+        before, after = getattr(old, f.name), getattr(new, f.name)
+        if dataclasses.is_dataclass(before):
+            yield from _differences(before, after, f"{path}{f.name}.")
+        elif before != after and not f.metadata.get("free"):
+            yield f"{path}{f.name}: {before}, now {after}"

@@ -1,0 +1,58 @@
+"""When things happen: the clock of a run and its learning rate. Pure functions of the step, so there is nothing to save."""
+
+import math
+from dataclasses import dataclass
+
+from perceptual_mae.methods import Term
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A moment of a run.
+
+    Attributes:
+        step: steps done before this one; the first step has 0.
+        steps_per_epoch: steps in a pass over the images.
+    """
+
+    step: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, counted from 1 as the paper does."""
+        return self.step // self.steps_per_epoch + 1
+
+    def acts(self, term: Term) -> bool:
+        """Whether a term of the loss acts in this step."""
+        return self.epoch % term.every_epochs == 0 and (self.step + 1) % term.every_steps == 0
+
+
+def total_steps(epochs: int, steps_per_epoch: int, max_steps: int | None) -> int:
+    """Length of a run in steps."""
+    return min(epochs * steps_per_epoch, max_steps or math.inf)  # type: ignore[return-value]
+
+
+def learning_rate(step: int, total: int, peak: float, warmup_share: float) -> float:
+    """Linear warm-up to `peak`, then half a cosine to 0 (MAE, arXiv 2111.06377, appendix A), step by step.
+
+    Args:
+        step: steps done, from 0.
+        total: steps of the whole run.
+        peak: the highest rate.
+        warmup_share: share of the run that is warm-up, in [0, 1].
+    """
+    warmup = warmup_share * total
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1.0, total - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def spread(total: int, count: int, first: int = 20) -> list[int]:
+    """About `count` steps up to `total`, from `first` on in equal ratios: most of the learning is to be seen early on."""
+    if count < 1 or total < 1:
+        return []
+    first = min(first, total)
+    ratios = [i / max(1, count - 1) for i in range(count)]
+    return sorted({round(first * (total / first) ** ratio) for ratio in ratios} | {total})
