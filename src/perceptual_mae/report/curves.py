@@ -48,16 +48,17 @@ def draw(panel: Panel, *, bare: bool = False) -> Figure:
     _limits(axes, panel)
     if panel.expected is not None and math.isfinite(panel.expected):
         axes.axhline(panel.expected, color=WORDS, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1.5)
-        axes.annotate(
-            f"expected of the mean colour: {number(panel.expected)}",
-            (1, panel.expected),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            ha="right",
-            color=WORDS,
-            fontsize=9.5,
-        )
+        if not bare:
+            axes.annotate(
+                f"expected of the mean colour: {number(panel.expected)}",
+                (1, panel.expected),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(-2, 3),
+                textcoords="offset points",
+                ha="right",
+                color=WORDS,
+                fontsize=9.5,
+            )
     if not bare:
         figure.text(0.02, 0.93, panel.title, fontsize=11.5, fontweight="semibold", color=WORDS, parse_math=False)
         names = [line.name for line in panel.lines]
@@ -70,8 +71,8 @@ def draw(panel: Panel, *, bare: bool = False) -> Figure:
 def svg(panel: Panel, ident: str) -> str:
     """The bare panel as an `<svg>` for a page.
 
-    Colours become the page's variables (`--line-0`, `--words`, `--rules`) and letters take its font, so that a dark page
-    has a dark figure. `ident` makes the few ids inside unique on the page.
+    Colours become the page's variables (`--line-0`, `--words`, `--rules`) and letters take its font, so that a dark
+    page has a dark figure. `ident` makes the few ids inside unique on the page.
     """
     file = io.StringIO()
     # Text stays text: smaller, sharper, searchable. The setting is only read while the file is written.

@@ -54,6 +54,7 @@ class Panel:
 
     Attributes:
         key: of the metrics shown, unique among panels.
+        unit: what follows a value: " %" or nothing.
         expected: value of the dotted line, what a model reaches that has learnt nothing but the mean colour.
         log: whether the vertical axis is logarithmic.
     """
@@ -62,6 +63,7 @@ class Panel:
     title: str
     lines: list[Line]
     expected: float | None = None
+    unit: str = ""
     log: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,8 @@ def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = No
         title = f"{_capital(pretty(name))} on validation images"
         result.append(Panel(key, title, [_line("validation", left.pop(key))], expected.get(name)))
     knn = {key: left.pop(key) for key in list(left) if key == "knn" or key.startswith("knn/")}
-    result += _several("knn", TITLES["knn"], {pretty(key.removeprefix("knn/")): track for key, track in knn.items()})
+    names = {pretty(key.removeprefix("knn/")): track for key, track in knn.items()}
+    result += [_in_percent(panel) for panel in _several("knn", TITLES["knn"], names)]
 
     mechanics = {key: left.pop(key) for key in LAST if key in left}
     groups: dict[str, dict[str, Track]] = {}
@@ -135,6 +138,13 @@ def _several(key: str, title: str, members: Mapping[str, Track]) -> list[Panel]:
         Panel(key if start == 0 else f"{key} {start}", title, lines[start : start + LINES_PER_PANEL])
         for start in range(0, len(lines), LINES_PER_PANEL)
     ]
+
+
+def _in_percent(panel: Panel) -> Panel:
+    """Accuracies in percent, were they logged so or as fractions."""
+    highest = max((np.nanmax(line.values, initial=0) for line in panel.lines), default=0)
+    lines = [Line(line.name, line.steps, line.values * (100 if highest <= 1 else 1)) for line in panel.lines]
+    return Panel(panel.key, panel.title, lines, unit=" %")
 
 
 def _distinct(members: Mapping[str, Track]) -> dict[str, Track]:

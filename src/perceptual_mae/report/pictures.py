@@ -110,7 +110,7 @@ def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
         return groups * (group + between) - between, header + math.ceil(n / groups) * row - gap
 
     def awkwardness(groups: int) -> float:
-        # A page is somewhat wider than high; beyond 2,400 pixels pictures get small on any screen; gaps look like losses.
+        # A page is somewhat wider than high; beyond 2,400 pixels pictures get small on any screen; gaps look lost.
         width, height = extent(groups)
         empty = math.ceil(n / groups) * groups - n
         return abs(math.log(width / height / 1.6)) + 2 * max(0.0, width / 2400 - 1) + 2 * empty / n

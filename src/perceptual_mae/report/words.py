@@ -2,12 +2,12 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 UNKNOWN = "–"
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """A finite int or float (not a bool)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
