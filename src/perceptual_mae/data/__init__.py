@@ -1,1 +1,29 @@
 """Sources of images (folders, parquet, shards, the hub, built-in photographs) to batches of uint8 images."""
+
+from perceptual_mae.data.decode import MAX_PIXELS, decode
+from perceptual_mae.data.loader import train_loader
+from perceptual_mae.data.open import open_source
+from perceptual_mae.data.plan import SamplePlan, mix
+from perceptual_mae.data.stream import BatchStream, auto_workers
+from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, to_float
+from perceptual_mae.data.views import eval_batches, first_readable, fixed_images
+
+__all__ = [
+    "MAX_PIXELS",
+    "Batch",
+    "BatchStream",
+    "BrokenImage",
+    "Item",
+    "SamplePlan",
+    "Skip",
+    "Source",
+    "auto_workers",
+    "decode",
+    "eval_batches",
+    "first_readable",
+    "fixed_images",
+    "mix",
+    "open_source",
+    "to_float",
+    "train_loader",
+]

@@ -40,6 +40,10 @@ class Source(Protocol):
         ...
 
 
+class BrokenImage(Exception):  # noqa: N818 (it is a verdict on the file, and reads as one)
+    """An image that cannot be used; the message says why in words a person can act on, in one line."""
+
+
 @dataclass(frozen=True)
 class Skip:
     """An image that could not be read, and why, in words for `skipped.txt`."""
@@ -63,6 +67,9 @@ class Batch:
     labels: Tensor
     names: list[str]
     skipped: list[Skip]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader when batches travel to a GPU."""

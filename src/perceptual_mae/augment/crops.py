@@ -1,0 +1,140 @@
+"""Random resized crops (Szegedy et al. 2014, as in torchvision), with the random numbers drawn apart from the images.
+
+`draw_crops` draws for a whole batch at once and before any image is open, so the random stream never depends on what
+the images turn out to be: not on their sizes, not on which of them were broken, not on how a batch is cut into pieces.
+`crop_box` then fits an image's numbers to its size, and `crop_resize` cuts first and resizes only what was cut.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perceptual_mae.errors import UsageError
+
+Box = tuple[int, int, int, int]
+"""Top, left, height, width, in pixels."""
+
+TRIES = 10
+"""How often torchvision tries for a box that fits into the image before it falls back on a central one."""
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What a training crop may be.
+
+    Attributes:
+        scale: least and greatest share of the image's area.
+        ratio: least and greatest aspect of the crop over the aspect of the output (crops for a wide output are wide).
+        flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UsageError(f"crop.scale is {tuple(self.scale)}: give the least and the greatest share, in (0, 1]")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UsageError(f"crop.ratio is {tuple(self.ratio)}: give the least and the greatest, both above 0")
+        if not 0 <= self.flip <= 1:
+            raise UsageError(f"crop.flip is {self.flip}: give a probability in [0, 1]")
+
+
+@dataclass(frozen=True)
+class CropDraws:
+    """The random numbers of a batch's crops.
+
+    Attributes:
+        heights: `(B, TRIES)` float64, the tries' heights over the square root of the image's area.
+        widths: `(B, TRIES)` float64, their widths, likewise.
+        positions: `(B, 2)` float64 in [0, 1): where the box lies between top and bottom, left and right.
+        flips: `(B,)` bool.
+        ratio: least and greatest width over height, in pixels.
+    """
+
+    heights: Tensor
+    widths: Tensor
+    positions: Tensor
+    flips: Tensor
+    ratio: tuple[float, float]
+
+    def part(self, start: int, stop: int) -> "CropDraws":
+        """The draws of the images `start..stop` of the batch."""
+        cut = slice(start, stop)
+        return CropDraws(self.heights[cut], self.widths[cut], self.positions[cut], self.flips[cut], self.ratio)
+
+
+def draw_crops(count: int, generator: torch.Generator, config: CropConfig, size: tuple[int, int]) -> CropDraws:
+    """Draw the crops of `count` images: area uniform in `scale`, aspect log-uniform in `ratio` times the output's.
+
+    `size` is the output's (height, width) in pixels. The same generator state gives the same draws, always.
+    """
+    uniform = torch.rand(count, 2 * TRIES + 3, dtype=torch.float64, generator=generator)
+    area = config.scale[0] + (config.scale[1] - config.scale[0]) * uniform[:, :TRIES]
+    aspect = size[1] / size[0]
+    low, high = math.log(config.ratio[0] * aspect), math.log(config.ratio[1] * aspect)
+    ratio = torch.exp(low + (high - low) * uniform[:, TRIES : 2 * TRIES])
+    return CropDraws(
+        heights=(area / ratio).sqrt(),
+        widths=(area * ratio).sqrt(),
+        positions=uniform[:, 2 * TRIES : 2 * TRIES + 2],
+        flips=uniform[:, -1] < config.flip,
+        ratio=(math.exp(low), math.exp(high)),
+    )
+
+
+def crop_box(
+    image_size: tuple[int, int],
+    heights: Sequence[float],
+    widths: Sequence[float],
+    position: Sequence[float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The box of one image of `image_size` (height, width): the first try that fits, else the largest central one.
+
+    The other arguments are one image's row of `CropDraws`, as lists: plain floats are many times faster here than
+    one-element tensors, and this runs once per image.
+    """
+    height, width = image_size
+    root = math.sqrt(height * width)
+    for one_height, one_width in zip(heights, widths, strict=True):
+        h, w = round(one_height * root), round(one_width * root)
+        if 0 < h <= height and 0 < w <= width:
+            return int(position[0] * (height - h + 1)), int(position[1] * (width - w + 1)), h, w
+    if width / height < ratio[0]:
+        h, w = max(1, round(width / ratio[0])), width
+    elif width / height > ratio[1]:
+        h, w = height, max(1, round(height * ratio[1]))
+    else:
+        h, w = height, width
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def center_box(height: int, width: int, size: tuple[int, int]) -> Box:
+    """The largest central box with the aspect of `size` (height, width): what resizing the short side, then cutting
+    the centre, shows of an image of `height` x `width` pixels."""
+    scale = min(height / size[0], width / size[1])
+    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def crop_resize(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """Cut `box` out of `image: (C, H, W)` uint8 and resize it, bicubic and antialiased, to `(C, *size)` uint8."""
+    top, left, height, width = box
+    cut = image[None, :, top : top + height, left : left + width]
+    if (height, width) == tuple(size):
+        return cut[0]
+    return F.interpolate(cut, size=size, mode="bicubic", antialias=True)[0]
+
+
+def center_crop_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The central crop used wherever an image is looked at and not trained on; small images are enlarged.
+
+    `image: (C, H, W)` uint8 to `(C, *size)` uint8.
+    """
+    return crop_resize(image, center_box(image.shape[1], image.shape[2], size), size)

@@ -1,0 +1,132 @@
+"""Training batches: decoded, randomly cropped, in an order that is a function of (seed, step) alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw_crops
+from perceptual_mae.data.decode import MAX_PIXELS, decode
+from perceptual_mae.data.plan import SamplePlan, mix
+from perceptual_mae.data.stream import BatchStream
+from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
+from perceptual_mae.errors import PmaeError, UsageError
+
+_CROPS, _STAND_INS = 1, 2
+"""What a seed is mixed for."""
+_RANDOM_TRIES = 16
+"""Stand-ins drawn for a broken image before all images are tried in turn."""
+
+
+def train_loader(
+    source: Source,
+    plan: SamplePlan,
+    *,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    crop: CropConfig | None = None,
+    first_step: int = 0,
+    last_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    micro_batches: int = 1,
+    workers: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    pin_memory: bool = False,
+) -> BatchStream:
+    """The batches of this process for the steps `first_step .. last_step - 1`, `micro_batches` of them a step.
+
+    The images of a step are cut into `world_size * micro_batches` pieces, the same images in the same crops whatever
+    the numbers of processes, pieces and workers. A broken image is replaced by another, drawn from (seed, step, place),
+    and reported in `Batch.skipped`.
+
+    Args:
+        image_size: (height, width) of the output in pixels.
+        crop: what crops to take; `CropConfig()` where None.
+
+    Raises:
+        UsageError: there are fewer images than pieces of a batch.
+        PmaeError: (while iterating) no image can be read.
+    """
+    pieces = world_size * micro_batches
+    if plan.images_per_step < pieces:
+        raise UsageError(
+            f"{source.name}: a batch of {plan.images_per_step} images cannot be shared by {world_size} processes x "
+            f"{micro_batches} micro-batches: give more images, a larger batch or fewer processes"
+        )
+    maker = TrainBatches(source, plan, image_size, channels, crop or CropConfig(), pieces, max_pixels)
+    requests = _Requests(range(first_step, last_step), range(rank * micro_batches, (rank + 1) * micro_batches))
+    return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """(step, piece) for each batch of a process, in order: a sampler that takes no memory."""
+
+    steps: range
+    pieces: range
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.pieces)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((step, piece) for step in self.steps for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """Makes one piece of one step's batch; runs in the workers."""
+
+    source: Source
+    plan: SamplePlan
+    size: tuple[int, int]
+    channels: int
+    crop: CropConfig
+    pieces: int
+    max_pixels: int
+
+    def __getitem__(self, request: tuple[int, int]) -> Batch | PmaeError:
+        try:
+            return self.make(*request)
+        except PmaeError as error:  # raised in the main process instead: there it is one line
+            return error
+
+    def make(self, step: int, piece: int) -> Batch:
+        """Piece `piece` of the batch of `step`. Raises PmaeError where no image can be read."""
+        indices = self.plan.indices(step)
+        total = len(indices)
+        start, stop = total * piece // self.pieces, total * (piece + 1) // self.pieces
+        generator = torch.Generator().manual_seed(mix(self.plan.seed, step, _CROPS))
+        # For the whole batch, then cut: the crops do not depend on the number of pieces.
+        draws = draw_crops(total, generator, self.crop, self.size).part(start, stop)
+        heights, widths = draws.heights.tolist(), draws.widths.tolist()
+        positions, flips = draws.positions.tolist(), draws.flips.tolist()
+
+        images = torch.empty(stop - start, self.channels, *self.size, dtype=torch.uint8)
+        labels: list[int] = []
+        names: list[str] = []
+        skipped: list[Skip] = []
+        for at, index in enumerate(indices[start:stop].tolist()):
+            image, item = self._read(index, step, start + at, skipped)
+            box = crop_box((image.shape[1], image.shape[2]), heights[at], widths[at], positions[at], draws.ratio)
+            cut = crop_resize(image, box, self.size)
+            images[at] = cut.flip(-1) if flips[at] else cut
+            labels.append(item.label)
+            names.append(item.name)
+        return Batch(images, torch.tensor(labels), names, skipped)
+
+    def _read(self, index: int, step: int, place: int, skipped: list[Skip]) -> tuple[Tensor, Item]:
+        """Image `index`, or a stand-in where it is broken."""
+        length = len(self.source)
+        for attempt in range(_RANDOM_TRIES + length):
+            item = self.source[index]
+            try:
+                return decode(item.data, self.channels, self.max_pixels), item
+            except BrokenImage as broken:
+                skipped.append(Skip(item.name, str(broken)))
+            if attempt < _RANDOM_TRIES:
+                index = mix(self.plan.seed, step, _STAND_INS, place, attempt) % length
+            else:
+                index = (index + 1) % length
+        raise PmaeError(f"no image in {self.source.name} can be read; the last, {item.name}: {skipped[-1].reason}")

@@ -1,0 +1,84 @@
+"""What a `--data` argument means."""
+
+import difflib
+import os
+from pathlib import Path
+
+from perceptual_mae.data import vision
+from perceptual_mae.data.folder import SUFFIXES, open_folder
+from perceptual_mae.data.types import Source
+from perceptual_mae.errors import UsageError
+
+_FORMS = "a folder of images, a parquet file or folder, wds:SHARDS, hub:USER/NAME, photos, or a torchvision name"
+
+
+def open_source(spec: str, split: str = "train", *, channels: int = 3) -> Source | None:
+    """Open what the user named, one split of it (`train` or `validation`); None where it has no validation split.
+
+    | `spec` | what it is |
+    | --- | --- |
+    | `photos` | the built-in photographs |
+    | `cifar10`, `stl10`, ... | a torchvision data set (`vision.NAMES`) |
+    | `wds:...` | WebDataset shards |
+    | `hub:USER/NAME[:CONFIG]` | a data set of the Hugging Face hub |
+    | a path | a folder of images, a parquet file, or a folder with parquet files in it |
+
+    A folder that is called like a built-in name is reached as `./photos`. With `channels` other than 1, 3 and 4 a
+    folder's `.npy` files are images as well.
+
+    Raises:
+        UsageError: it is none of these, or holds no image.
+        PmaeError: it cannot be loaded.
+    """
+    if split not in {"train", "validation"}:
+        raise UsageError(f"there is no split {split!r}: give train or validation")
+    if spec == "photos":
+        from perceptual_mae.data.photos import PhotoTiles
+
+        return PhotoTiles(split)
+    if spec in vision.NAMES:
+        return vision.open_vision(spec, split)
+    if spec.startswith("wds:"):
+        from perceptual_mae.data.wds import open_shards
+
+        return open_shards(spec, split)
+    if spec.startswith("hub:"):
+        from perceptual_mae.data.hub import open_hub
+
+        return open_hub(spec, split)
+    return _open_path(spec, split, channels)
+
+
+def _open_path(spec: str, split: str, channels: int) -> Source | None:
+    from perceptual_mae.data import parquet
+
+    path = Path(spec).expanduser()
+    suffixes = SUFFIXES if channels in {1, 3, 4} else SUFFIXES | {".npy"}
+    if path.is_dir():
+        if parquet.is_parquet_folder(path, suffixes):
+            return parquet.open_parquet(spec, path, split)
+        return open_folder(spec, path, split, suffixes)
+    if not path.is_file():
+        raise UsageError(_unknown(spec, path))
+    if path.suffix.lower() in parquet.SUFFIXES:
+        return parquet.open_parquet(spec, path, split)
+    if path.suffix.lower() in suffixes:
+        return open_folder(spec, path, split, suffixes)
+    if path.suffix.lower() == ".tar":
+        raise UsageError(f"{spec} is an archive: for WebDataset shards give wds:{spec}, else unpack it")
+    raise UsageError(f"{spec} is neither an image nor a parquet file: give {_FORMS}")
+
+
+def _unknown(spec: str, path: Path) -> str:
+    """What to say of a name that is nothing: the nearest thing it could have meant."""
+    if not spec:
+        return f"--data is empty: give {_FORMS}"
+    names = ["photos", *vision.NAMES]
+    near = difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.7)
+    if not near and path.parent.is_dir():
+        beside = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+        near = [str(path.parent / beside[0])] if beside else []
+    if not near and spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
+        near = [f"hub:{spec}"]
+    meant = f", did you mean {near[0]}?" if near else ""
+    return f"--data {spec}: there is no such file or folder{meant or f': give {_FORMS}'}"

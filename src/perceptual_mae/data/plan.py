@@ -1,0 +1,61 @@
+"""Which images a step sees: a function of (seed, step) and of nothing else, so a resumed run needs no saved state."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perceptual_mae.errors import UsageError
+
+
+def mix(*numbers: int) -> int:
+    """A 64-bit seed from several numbers: near seeds and near steps give streams that have nothing in common."""
+    words = [number & 0xFFFFFFFFFFFFFFFF for number in numbers]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """Which image each place of each step's batch gets.
+
+    An epoch is a new permutation of all images, cut into batches; what does not fill a batch is left to another epoch.
+
+    Attributes:
+        length: number of images.
+        batch_size: images a step, over all processes and accumulated micro-batches. A source smaller than that gives
+            batches of `length` images.
+        seed: any integer.
+    """
+
+    length: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UsageError("there is no image to train on")
+        if self.batch_size < 1:
+            raise UsageError(f"batch size is {self.batch_size}: give 1 or more")
+
+    @property
+    def images_per_step(self) -> int:
+        """Images a step really sees."""
+        return min(self.batch_size, self.length)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; at least 1."""
+        return max(1, self.length // self.batch_size)
+
+    def indices(self, step: int) -> Tensor:
+        """The images of one step (from 0), in the order of their places: `(images_per_step,)` int64."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        start = batch * self.images_per_step
+        return _permutation(self.length, self.seed, epoch)[start : start + self.images_per_step]
+
+
+@lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, epoch: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(mix(seed, epoch)).permutation(length))

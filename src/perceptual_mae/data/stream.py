@@ -1,0 +1,94 @@
+"""Batches from worker processes, in order."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sized
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from perceptual_mae.data.types import Batch
+from perceptual_mae.errors import PmaeError
+
+
+class Maker(Protocol):
+    """Makes the batch of a request; returns (not raises) an error that is meant for the user."""
+
+    def __getitem__(self, request: Any) -> Batch | PmaeError: ...
+
+
+class BatchStream:
+    """The batches of `requests`, in their order, whatever the number of workers. Each `iter` starts from the front."""
+
+    def __init__(
+        self, maker: Maker, requests: Sized, *, workers: int = 0, pin_memory: bool = False, ahead: int = 2
+    ) -> None:
+        self.maker, self.requests, self.workers, self.pin_memory, self.ahead = (
+            maker,
+            requests,
+            workers,
+            pin_memory,
+            ahead,
+        )
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader: DataLoader[Batch | PmaeError] = DataLoader(
+            self.maker,  # type: ignore[arg-type]  # a Dataset in all but name
+            batch_size=None,
+            sampler=self.requests,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            prefetch_factor=self.ahead if self.workers else None,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_settle,
+            multiprocessing_context=_start_method() if self.workers else None,
+            generator=torch.Generator(),  # its own: else each pass would draw a number from the trainer's stream
+        )
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+                    raise PmaeError(
+                        "a data worker died, most often for lack of (shared) memory: lower --loader.workers, 0 for none"
+                    ) from error
+                raise
+            if batch is None:
+                return
+            if isinstance(batch, PmaeError):
+                raise batch
+            yield batch
+
+
+def auto_workers(on_gpu: bool, processes: int = 1) -> int:
+    """How many workers suit a training process, one of `processes` on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if on_gpu:
+        return max(1, min(16, cores // processes - 1))
+    return 1
+
+
+def _start_method() -> Any:
+    """Fork where that is usual: a worker is there in milliseconds, shares the source's memory and needs no
+    `if __name__ == "__main__"` in the caller's script, where spawn imports PyTorch again (seconds a worker). The known
+    danger of fork, threads that the child does not have, is kept away by one thread a worker and no CUDA in it."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+def _settle(worker: int) -> None:
+    """In a worker: leave Ctrl-C and signals to the group to the main process, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    torch.set_num_threads(1)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

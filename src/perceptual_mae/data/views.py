@@ -1,0 +1,114 @@
+"""Images to look at and to measure on: no random crops, the central part instead."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perceptual_mae.augment.crops import center_crop_resize
+from perceptual_mae.data.decode import MAX_PIXELS, decode
+from perceptual_mae.data.plan import mix
+from perceptual_mae.data.stream import BatchStream
+from perceptual_mae.data.types import Batch, BrokenImage, Skip, Source
+from perceptual_mae.errors import PmaeError
+
+
+def first_readable(source: Source, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The first image of a source that can be read, `(C, H, W)` uint8: what to try before a long run.
+
+    Raises:
+        PmaeError: there is none, with the reason for the first.
+    """
+    first = None
+    for index in range(len(source)):
+        item = source[index]
+        try:
+            return decode(item.data, channels, max_pixels)
+        except BrokenImage as broken:
+            first = first or f"{item.name}: {broken}"
+    raise PmaeError(f"no image in {source.name} could be read ({len(source)} tried); the first, {first}")
+
+
+def eval_batches(
+    source: Source,
+    indices: Sequence[int] | Tensor | None = None,
+    *,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    batch_size: int = 64,
+    max_pixels: int = MAX_PIXELS,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> BatchStream:
+    """The images `indices` of a source (None: all), in that order, in their central crops.
+
+    Broken images are left out and reported in `Batch.skipped`, so a batch may be smaller than `batch_size`, and empty
+    where all its images are broken.
+    """
+    chosen = range(len(source)) if indices is None else indices
+    chosen = chosen.tolist() if isinstance(chosen, Tensor) else chosen
+    maker = ViewBatches(source, chosen, image_size, channels, batch_size, max_pixels)
+    requests = range(-(-len(chosen) // batch_size))
+    return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
+
+
+@dataclass(frozen=True)
+class ViewBatches:
+    """Makes the batches of `eval_batches`; runs in the workers."""
+
+    source: Source
+    indices: Sequence[int]
+    size: tuple[int, int]
+    channels: int
+    batch_size: int
+    max_pixels: int
+
+    def __getitem__(self, request: int) -> Batch:
+        images: list[Tensor] = []
+        labels: list[int] = []
+        names: list[str] = []
+        skipped: list[Skip] = []
+        for index in self.indices[request * self.batch_size : (request + 1) * self.batch_size]:
+            item = self.source[int(index)]
+            try:
+                image = decode(item.data, self.channels, self.max_pixels)
+            except BrokenImage as broken:
+                skipped.append(Skip(item.name, str(broken)))
+                continue
+            images.append(center_crop_resize(image, self.size))
+            labels.append(item.label)
+            names.append(item.name)
+        empty = torch.empty(0, self.channels, *self.size, dtype=torch.uint8)
+        return Batch(torch.stack(images) if images else empty, torch.tensor(labels, dtype=torch.int64), names, skipped)
+
+
+def fixed_images(
+    source: Source,
+    count: int,
+    *,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Tensor, list[str]]:
+    """A seeded choice of images for the pictures of a run: `(n, C, H, W)` uint8 and their n names.
+
+    n is `count`, or fewer where the source has not so many that can be read (see `first_readable`).
+    """
+    order = np.random.default_rng(mix(seed)).permutation(len(source))
+    images: list[Tensor] = []
+    names: list[str] = []
+    for index in order:
+        if len(images) == count:
+            break
+        item = source[int(index)]
+        try:
+            images.append(center_crop_resize(decode(item.data, channels, max_pixels), image_size))
+        except BrokenImage:  # reported by the training batches that meet it
+            continue
+        names.append(item.name)
+    if not images:
+        return torch.empty(0, channels, *image_size, dtype=torch.uint8), []
+    return torch.stack(images), names
