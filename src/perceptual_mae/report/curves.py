@@ -41,7 +41,7 @@ def curves(metrics: Iterable[Mapping[str, Any]], expected: Mapping[str, float] |
 def draw(panel: Panel, *, bare: bool = False) -> Figure:
     """A panel as a figure; `bare` leaves out title and legend, which a page writes itself."""
     figure = Figure(figsize=SIZE, facecolor="none")
-    figure.subplots_adjust(left=0.105, right=0.985, bottom=0.115, top=0.965 if bare else 0.80)
+    figure.subplots_adjust(left=0.112, right=0.98, bottom=0.12, top=0.965 if bare else 0.80)
     axes = figure.add_subplot()
     _style(axes, panel)
     handles = [_curve(axes, line, LINES[i % len(LINES)]) for i, line in enumerate(panel.lines)]
@@ -92,7 +92,9 @@ def svg(panel: Panel, ident: str) -> str:
     for index, colour in enumerate(LINES):
         text = text.replace(colour, f"var(--line-{index})")
     text = text.replace(WORDS, "var(--words)").replace(RULES, "var(--rules)")
-    return re.sub(r">\s+<", "><", re.sub(r"(\d\.\d\d)\d+", r"\1", text)).strip()
+    # A hundredth of a point is finer than any screen; the matches are attributes, never the labels.
+    text = re.sub(r'(?<==")[^"]*', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), text)
+    return re.sub(r">\s+<", "><", text).strip()
 
 
 def plot_area(panel: Panel) -> tuple[float, float, float, float]:
@@ -163,7 +165,7 @@ def _style(axes: Axes, panel: Panel) -> None:
     axes.spines["bottom"].set(visible=True, color=RULES, linewidth=1)
     axes.grid(axis="y", color=RULES, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", length=0, labelsize=10, labelcolor=WORDS, pad=4)
+    axes.tick_params(which="both", length=0, labelsize=11, labelcolor=WORDS, pad=4)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     if panel.log:
@@ -175,7 +177,7 @@ def _limits(axes: Axes, panel: Panel) -> None:
     values = [line.values[np.isfinite(line.values)] for line in panel.lines]
     everything = np.concatenate([*values, [panel.expected] if panel.expected is not None else []])
     everything = everything[np.isfinite(everything)]
-    axes.margins(x=0.015)
+    axes.set_xlim(-0.015 * panel.last, 1.015 * panel.last)
     if len(everything) == 0:
         return
     low, high = float(everything.min()), float(everything.max())
@@ -187,7 +189,7 @@ def _limits(axes: Axes, panel: Panel) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
         return
-    if 0 <= low < 0.6 * high:
+    if 0 <= low < 0.6 * high or panel.from_zero:
         low = 0.0  # a curve that reaches down half-way is read against zero
     room = (high - low) or abs(high) or 1.0
     axes.set_ylim(low - 0.04 * room if low else 0.0, high + 0.1 * room)
@@ -197,10 +199,10 @@ def _limits(axes: Axes, panel: Panel) -> None:
 def _short(value: float) -> str:
     """A tick label: 0.25, 20k, 1.5M, 3e-4."""
     size = abs(value)
-    if size >= 1e4:
+    if size >= 1e3:
         for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if size >= unit:
                 return f"{value / unit:.4g}{letter}"
     if 0 < size < 1e-3:
-        return re.sub(r"e-0*", "e-", f"{value:.3g}")
+        return re.sub(r"\.?0*e-0*", "e-", f"{value:.2e}")
     return f"{value:.5g}"

@@ -16,7 +16,7 @@ from perceptual_mae.report.pictures import Box, Images, Mosaic, hide, mosaic, to
 
 WORDS = "#7a7f87"
 DPI = 100
-TITLES = ("Original", "Masked", "Reconstruction", "Visible pasted back")
+TITLES = ("Original", "Masked", "Reconstruction", "Pasted back")
 BEFORE_AFTER_TITLES = ("Original", "Masked", "Before training", "After training")
 
 
@@ -70,7 +70,7 @@ def _grid(columns: Sequence[Images], titles: Sequence[str], captions: Sequence[s
                          + ", ".join(str(to_array(column).shape) for column in columns))  # fmt: skip
     if len(titles) != len(pictures) or (captions is not None and len(captions) != len(pictures[0])):
         raise ValueError("expected one title a column and one caption an image")
-    return _draw(mosaic(pictures, header=34, caption=0 if captions is None else 26), titles, captions or ())
+    return _draw(mosaic(pictures, header=40, caption=0 if captions is None else 26), titles, captions or ())
 
 
 def _draw(layout: Mosaic, titles: Sequence[str], captions: Sequence[str]) -> Figure:
@@ -87,7 +87,7 @@ def _draw(layout: Mosaic, titles: Sequence[str], captions: Sequence[str]) -> Fig
 
     for headers in layout.headers:
         # All titles of a figure have one size: the largest with which the longest fits.
-        size = min(17.0, headers[0].width / (0.6 * max(len(title) for title in titles)))
+        size = min(20.0, headers[0].width / (0.6 * max(len(title) for title in titles)))
         for box, title in zip(headers, titles, strict=True):
             write(title, box, size, lift=11)
     for box, caption in zip(layout.captions, captions, strict=bool(captions)):

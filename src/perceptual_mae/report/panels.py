@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ TITLES = {
     "grad_norm": "Gradient norm",
     "images_per_second": "Images a second",
     "knn": "k-NN accuracy",
+    "d_{}": "Discriminator on real and generated images",
     "ada_p": "Augmentation probability (ADA)",
 }
 NAMES = {
@@ -34,6 +35,7 @@ NAMES = {
     "knn": "k-NN",
 }
 LAST = ("lr", "grad_norm", "images_per_second")
+FROM_ZERO = ("lr", "images_per_second", "knn", "ada_p")
 LINES_PER_PANEL = 8
 PANELS = 40
 """More than this nobody reads; the rest is in `metrics.jsonl`."""
@@ -56,7 +58,7 @@ class Panel:
         key: of the metrics shown, unique among panels.
         unit: what follows a value: " %" or nothing.
         expected: value of the dotted line, what a model reaches that has learnt nothing but the mean colour.
-        log: whether the vertical axis is logarithmic.
+        last: the last step of the run; every panel spans all of it, so that they can be read side by side.
     """
 
     key: str
@@ -64,10 +66,21 @@ class Panel:
     lines: list[Line]
     expected: float | None = None
     unit: str = ""
-    log: bool = field(init=False)
+    last: float = 1.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "log", _spans_decades([line.values for line in self.lines], self.key))
+    @property
+    def from_zero(self) -> bool:
+        """Whether the vertical axis begins at zero, as it does where a share or a speed is shown."""
+        return self.key.startswith(FROM_ZERO)
+
+    @property
+    def log(self) -> bool:
+        """Whether a log axis shows more: all positive, and a wide range even without the outermost points."""
+        everything = np.concatenate([line.values[np.isfinite(line.values)] for line in self.lines])
+        if self.from_zero or len(everything) < 4 or everything.min() <= 0:
+            return False
+        low, high = np.percentile(everything, [2, 98])
+        return math.log10(high / low) > 1.2
 
 
 def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = None) -> list[Panel]:
@@ -111,7 +124,8 @@ def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = No
         result += _several(group, title, members)
     for key, track in mechanics.items():
         result += _several(key, TITLES[key], {pretty(key): track})
-    return result[:PANELS]
+    last = max((track.latest[0] for track in drawn.values()), default=0.0) or 1.0
+    return [replace(panel, last=last) for panel in result[:PANELS]]
 
 
 def pretty(key: str) -> str:
@@ -154,14 +168,3 @@ def _distinct(members: Mapping[str, Track]) -> dict[str, Track]:
         if not any(track.values == other.values and track.steps == other.steps for other in kept.values()):
             kept[name] = track
     return kept
-
-
-def _spans_decades(values: list[NDArray[np.float64]], key: str) -> bool:
-    """Whether a log axis shows more: all positive, and a wide range even without the outermost points."""
-    if key.startswith(("lr", "images_per_second", "knn", "ada_p")):
-        return False  # these are read from zero
-    everything = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.array([])
-    if len(everything) < 4 or everything.min() <= 0:
-        return False
-    low, high = np.percentile(everything, [2, 98])
-    return math.log10(high / low) > 1.2

@@ -97,9 +97,7 @@ def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
     Small pictures are enlarged by a whole factor, so that a pixel stays a sharp square; large ones are reduced.
     `header` and `caption` are the heights left for words, in pixels.
     """
-    columns = [
-        _resized(column, target=320 if len(column) < 3 else 224 if len(column) < 5 else 192) for column in columns
-    ]
+    columns = [_resized(column, target=224 if len(column) < 5 else 192) for column in columns]
     n, high, wide = columns[0].shape[:3]
     # A sliver of an image still needs a column wide enough for its title.
     cell, gap = max(wide, 112), max(4, round(min(high, wide) * 0.03))

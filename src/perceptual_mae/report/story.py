@@ -79,7 +79,7 @@ def summary(run: RunFolder) -> list[str]:
         return [*sentences, "No training step has been logged yet."]
     track = run.tracks[key]
     epochs, seconds = run.latest("epoch"), run.latest("seconds")
-    extent = [f"{number(epochs)} epochs"] if is_number(epochs) else []
+    extent = [_epochs(epochs)] if is_number(epochs) else []
     extent += [duration(seconds)] if is_number(seconds) else []
     so_far = "So far it has taken" if status(run)[0] == "running" else "It took"
     first, final = track.values[0], track.latest[1]
@@ -133,12 +133,20 @@ def facts(run: RunFolder) -> list[Fact]:
         found.append(Fact("Images a second", number(speed), str(run.info.get("device", ""))))
     if is_number(seconds := run.latest("seconds")):
         epochs = run.latest("epoch")
-        found.append(Fact("Training time", duration(seconds), f"{number(epochs)} epochs" if is_number(epochs) else ""))
+        found.append(Fact("Training time", duration(seconds), _epochs(epochs) if is_number(epochs) else ""))
     if is_number(parameters := run.section("model").get("parameters")):
         encoder = run.section("model").get("encoder_parameters")
-        beside = f"encoder: {compact(encoder)}" if is_number(encoder) else ""
-        found.append(Fact("Parameters", compact(parameters), beside))
+        beside = f"encoder: {_short(encoder)}" if is_number(encoder) else ""
+        found.append(Fact("Parameters", _short(parameters), beside))
     return found
+
+
+def _epochs(epochs: float) -> str:
+    return f"{epochs:.3g} epochs" if epochs < 1000 else f"{count(epochs)} epochs"
+
+
+def _short(parameters: float) -> str:
+    return compact(parameters).replace(" million", " M").replace(" billion", " G")
 
 
 def accuracy(value: Any) -> str:
