@@ -35,6 +35,8 @@ def embed(path: Path) -> Embedded | None:
         scale = min(1.0, WIDEST / width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         file = io.BytesIO()
-        (picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)).save(file, "WEBP", quality=86)
+        (picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)).save(
+            file, "WEBP", quality=86, method=2
+        )
         kind, content, (width, height) = "webp", file.getvalue(), size
     return Embedded(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width, height)

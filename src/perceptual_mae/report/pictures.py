@@ -108,10 +108,10 @@ def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
         return groups * (group + between) - between, header + math.ceil(n / groups) * row - gap
 
     def awkwardness(groups: int) -> float:
-        # A page is somewhat wider than high; beyond 2,400 pixels pictures get small on any screen; gaps look lost.
+        # A page is somewhat wider than high; beyond 1,700 pixels pictures get small on any screen; gaps look lost.
         width, height = extent(groups)
         empty = math.ceil(n / groups) * groups - n
-        return abs(math.log(width / height / 1.6)) + 2 * max(0.0, width / 2400 - 1) + 2 * empty / n
+        return abs(math.log(width / height / 1.6)) + 2 * max(0.0, width / 1700 - 1) + 2 * empty / n
 
     groups = min(range(1, n + 1), key=awkwardness)
     rows = math.ceil(n / groups)

@@ -174,7 +174,7 @@ def _chance(run: RunFolder) -> str:
 
 def command(run: RunFolder) -> str:
     """The line that repeats the run from where it was started."""
-    out = str(run.config.get("out") or run.path.name)
+    out = str(run.config.get("out") or run.path.resolve().name)
     return f"pmae pretrain --config {shlex.quote(out.rstrip('/') + '/config.yaml')} --out {shlex.quote(out + '-again')}"
 
 
@@ -267,7 +267,7 @@ def plain(value: Any, most: int = 50) -> str:
         return UNKNOWN
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and value:
         more = f", … {len(value) - most} more" if len(value) > most else ""
         return ", ".join(plain(item, most) for item in value[:most]) + more
     text = str(value)

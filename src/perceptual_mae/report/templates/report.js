@@ -78,5 +78,5 @@ if (command && navigator.clipboard) {
   });
 }
 
-// On paper everything is open.
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+// On paper everything is open but the list of skipped files, which may take many pages.
+addEventListener("beforeprint", () => document.querySelectorAll("details:not(.skipped)").forEach((one) => { one.open = true; }));
