@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.models.positions import resample
@@ -84,11 +84,6 @@ def load_mae_names(model: "MaskedAutoencoder", state: Mapping[str, Any]) -> Load
     model.load_state_dict(loaded, strict=False)
     ignored = tuple(name for name in tensors if name not in own)
     return LoadReport(tuple(loaded), ignored, tuple(missed), tuple(resampled))
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -73,11 +73,9 @@ class LoaderConfig:
 
     Attributes:
         max_pixels: images with more pixels are skipped unread (decompression bombs).
-        prefetch: batches that each worker keeps ready.
     """
 
     max_pixels: int = _free(100_000_000)
-    prefetch: int = _free(2)
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,9 @@ class PretrainConfig:
         """
         match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(self.image_size))
         if not match:
-            raise UsageError(f"--image-size {self.image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256")
+            raise UsageError(
+                f"--image-size {self.image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256"
+            )
         return int(match[1]), int(match[2] or match[1])
 
     @property

@@ -1,0 +1,243 @@
+"""What the commands do, as functions: pre-train, draw reconstructions, write the report, run the demonstration."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor
+
+from perceptual_mae import __version__
+from perceptual_mae.data import Source, first_readable, fixed_images, open_source
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.evaluate.reconstruction import expected_losses, look
+from perceptual_mae.methods import METHODS
+from perceptual_mae.models.cost import count_parameters, training_gflop
+from perceptual_mae.observers import observers_for
+from perceptual_mae.pretrain.build import LOSSES, build_model, trained_model
+from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig, to_dict
+from perceptual_mae.pretrain.device import choose_device, describe_machine, make_accelerator
+from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.loop import Trainer
+from perceptual_mae.pretrain.signals import Interrupted
+from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
+from perceptual_mae.report.html import write_report
+
+
+def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
+    """Pre-train, or go on with the run that is in `config.out`.
+
+    Returns:
+        the run folder, with weights, metrics, figures and `report.html`.
+
+    Raises:
+        UsageError: settings that cannot be right, or a folder that belongs to another run.
+        PmaeError: data that cannot be read, a loss that is not finite, an interruption (everything is saved).
+    """
+    config.check()
+    accelerator = make_accelerator(config)
+    main = accelerator.is_main_process
+    with accelerator.main_process_first():
+        train, validation = open_data(config)
+    run = RunFolder.claim(config, write=main)
+    try:
+        accelerator.wait_for_everyone()
+        pictured, names = pictures_of(config, validation or train)
+        observers = observers_for(config.log, pictured, names)
+        trainer = Trainer(run, train, validation, accelerator, observers, console)
+        said = trainer.resume()
+        if console is not None and main:
+            console.print(
+                f"{config.model} / {config.method} on {len(train):,} images of {config.data} -> {run.path}",
+                highlight=False,
+            )
+            if said:
+                console.print(said, highlight=False)
+        if main:
+            run.describe(**facts(trainer, pictured, train, validation, accelerator))
+            _start_trackers(accelerator, trainer.step)
+        _fit(trainer, main)
+        return run.path
+    finally:
+        accelerator.end_training()
+        run.close()
+
+
+def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
+    """The training images, at least one of which can be read, and the validation images where there are any.
+
+    Raises:
+        UsageError, PmaeError: there is no such data, or nothing in it can be read.
+    """
+    channels = config.pixels.channels
+    train = open_source(config.data, "train", channels=channels)
+    if train is None:
+        raise UsageError(f"--data {config.data}: there are no training images")
+    first_readable(train, channels, config.loader.max_pixels)
+    if config.val_data is None:
+        validation = open_source(config.data, "validation", channels=channels)
+    else:
+        validation = open_source(config.val_data, "validation", channels=channels)
+        validation = validation or open_source(config.val_data, "train", channels=channels)
+    if config.log.knn_every and not (train.classes and validation is not None and validation.classes):
+        raise UsageError("--log.knn-every: k-NN needs training and validation images with labels; this data has none")
+    return train, validation
+
+
+def pictures_of(config: PretrainConfig, source: Source) -> tuple[Tensor, list[str]]:
+    """The images that a run is pictured on, the same ones throughout: `(n, C, H, W)` uint8, and their names."""
+    return fixed_images(
+        source,
+        max(1, config.log.picture_images),
+        image_size=config.size,
+        channels=config.pixels.channels,
+        seed=config.seed,
+        max_pixels=config.loader.max_pixels,
+    )
+
+
+def facts(
+    trainer: Trainer, pictured: Tensor, train: Source, validation: Source | None, accelerator: Accelerator
+) -> dict[str, Any]:
+    """`run.json`: what a reader of the report wants to know beside the settings."""
+    config, model = trainer.config, trainer.model
+    losses = [(term.name, LOSSES[term.loss]) for term in METHODS[config.method].terms]
+    return {
+        "version": __version__,
+        **describe_machine(accelerator),
+        "model": {
+            "name": config.model,
+            "parameters": count_parameters(model),
+            "encoder_parameters": sum(t.numel() for t in model.encoder_state_dict().values()) - model.pos_embed.numel(),
+            "gflop_per_image": round(training_gflop(model, config.mask_ratio), 4),
+            "grid": list(model.grid),
+            "tokens": model.num_patches,
+            "visible_tokens": max(1, int(model.num_patches * (1 - config.mask_ratio))),
+        },
+        "data": {
+            "images": len(train),
+            "validation_images": len(validation) if validation is not None else 0,
+            "classes": list(train.classes),
+            "pictures_from": "training" if validation is None else "validation",
+        },
+        "expected": expected_losses(model, pictured, losses, config.mask_ratio),
+        "steps": trainer.total,
+        "state": "running",
+        "message": "",
+    }
+
+
+def _fit(trainer: Trainer, main: bool) -> None:
+    """Train, and leave a report that says how it ended."""
+    state, message = "stopped", ""
+    try:
+        trainer.fit()
+        state = "finished"
+    except Interrupted as interruption:
+        state, message = "interrupted", str(interruption)
+        raise
+    except PmaeError as error:
+        message = str(error)
+        raise
+    finally:
+        if main:
+            trainer.run.describe(state=state, message=message)
+            report(trainer.run.path)
+
+
+def report(run: Path | str) -> Path:
+    """Write `report.html` of a run folder anew.
+
+    Raises:
+        UsageError: it is no run folder.
+    """
+    return write_report(Path(run), defaults=to_dict(PretrainConfig(data="")))
+
+
+def reconstruct(
+    run: Path | str,
+    data: str | None = None,
+    out: Path | str | None = None,
+    count: int = 8,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Draw original / masked / reconstruction / pasted for some images (figure 2 of the paper).
+
+    Args:
+        run: a run folder.
+        data: a data argument; default: the validation images of the run, or its training images.
+        out: PNG to write; default: `figures/reconstruct.png` in the run folder.
+        count: images.
+        mask_ratio: share of patches removed; default: the run's.
+        seed: of the choice of images and of the masks.
+        device: auto, cpu or cuda.
+
+    Returns:
+        the picture's path.
+
+    Raises:
+        UsageError, PmaeError: no run, no checkpoint, no readable image.
+    """
+    folder = RunFolder.read(run)
+    config = folder.config
+    if count < 1:
+        raise UsageError(f"--count {count}: must be at least 1")
+    ratio = config.mask_ratio if mask_ratio is None else mask_ratio
+    if not 0 <= ratio < 1:
+        raise UsageError(f"--mask-ratio {ratio}: must lie between 0 and 1 (1 excluded)")
+    model, _ = trained_model(folder)
+    spec = data or config.val_data or config.data
+    channels, limit = config.pixels.channels, config.loader.max_pixels
+    source = open_source(spec, "validation", channels=channels) or open_source(spec, "train", channels=channels)
+    if source is None:
+        raise UsageError(f"--data {spec}: there are no images")
+    first_readable(source, channels, limit)
+    images, names = fixed_images(source, count, image_size=config.size, channels=channels, seed=seed, max_pixels=limit)
+    seen = look(model.to(choose_device(device)), images, ratio, seed)
+    figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
+    return save(figure, Path(out) if out else folder.figures / "reconstruct.png")
+
+
+def demo_config(out: str) -> PretrainConfig:
+    """The demonstration: `micro` on the built-in photographs, about three minutes on two CPU cores."""
+    return PretrainConfig(
+        data="photos",
+        out=out,
+        model="micro",
+        image_size=64,
+        patch_size=8,
+        epochs=30,
+        batch_size=128,
+        lr=1.5e-3,
+        save_every=100,
+        optimizer=OptimizerConfig(warmup_epochs=2),
+        crop=CropConfig(scale=(0.4, 1.0)),
+        log=LogConfig(every=10, pictures=10, knn_every=5),
+    )
+
+
+def demo(out: str = "runs/demo", console: Console | None = None) -> Path:
+    """Pre-train `micro` on real photographs and draw what it makes of hidden patches before and after.
+
+    Returns:
+        the run folder.
+    """
+    config = demo_config(out)
+    path = pretrain(config, console)
+    folder = RunFolder.read(path)
+    images, _ = pictures_of(config, open_data(config)[1] or open_data(config)[0])
+    after, _ = trained_model(folder)
+    untrained = look(build_model(config).eval(), images, config.mask_ratio, config.seed)
+    trained = look(after, images, config.mask_ratio, config.seed)
+    figure = before_after_grid(trained.originals, trained.masks, untrained.reconstructions, trained.reconstructions)
+    save(figure, folder.figures / "before-after.png")
+    report(path)
+    return path
+
+
+def _start_trackers(accelerator: Accelerator, step: int) -> None:
+    if accelerator.log_with:
+        # What was logged after the checkpoint comes again: TensorBoard is told to forget it.
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step + 1}})

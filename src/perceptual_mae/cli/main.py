@@ -1,0 +1,69 @@
+"""`pmae`: finds the subcommand, and turns errors into one line and an exit code."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from perceptual_mae import __version__
+from perceptual_mae.errors import PmaeError
+
+COMMANDS = {
+    "pretrain": "pre-train a Vision Transformer on your images",
+    "reconstruct": "draw what a run makes of masked images",
+    "report": "write the report.html of a run anew",
+    "demo": "three minutes on real photographs: does it learn?",
+    "doctor": "versions, devices, what is missing and how to install it",
+}
+
+HELP = """\
+usage: pmae COMMAND [options]
+
+Pre-train a Vision Transformer on your own images, with masked autoencoding
+and perceptual losses (arXiv 2212.14504), and see what it learnt.
+
+commands:
+{commands}
+
+options:
+  -h, --help     show this help; `pmae COMMAND --help` shows a command's
+  --version      show the version
+
+example:
+  pmae pretrain --data ./photos --model small --out runs/mine
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:<14} {line}" for name, line in COMMANDS.items())), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"pmae {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        from perceptual_mae.cli.parser import nearest
+
+        return _say(f"no command {name!r}{nearest(name, COMMANDS)} `pmae --help` lists them", 2)
+    try:
+        command = importlib.import_module(f"perceptual_mae.cli.{name}")
+        command.run(rest)
+    except PmaeError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone (`pmae ... | head`); there is nobody to tell
+        return 1
+    return 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"pmae: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

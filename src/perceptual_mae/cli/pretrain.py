@@ -1,0 +1,32 @@
+"""`pmae pretrain`."""
+
+from collections.abc import Sequence
+
+from perceptual_mae.cli.parser import Parser
+from perceptual_mae.pretrain.config import PretrainConfig
+
+
+def make_parser() -> Parser:
+    """The command's flags: every setting of `PretrainConfig`."""
+    parser = Parser("pretrain", "Pre-train a Vision Transformer on your images. A run that is in --out is continued.")
+    parser.add_argument("--config", action="config", help="a YAML file of settings, such as the config.yaml of a run")
+    parser.add_class_arguments(PretrainConfig, as_group=False)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train, and say where the report is."""
+    parser = make_parser()
+    values = parser.instantiate(parser.parse(arguments))
+    values.pop("config", None)
+    config = PretrainConfig(**values.as_dict())
+    config.check()
+
+    from rich.console import Console
+
+    from perceptual_mae.api import pretrain
+
+    console = Console(stderr=True)
+    path = pretrain(config, console)
+    console.print(f"report: {path / 'report.html'}", highlight=False)
+    console.print(f"encoder: {path / 'encoder.safetensors'} (timm names)", highlight=False)

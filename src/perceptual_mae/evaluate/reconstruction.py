@@ -1,0 +1,104 @@
+"""Reconstructions of whole images under fixed, seeded masks: to look at, and to measure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.data import Batch, to_float
+from perceptual_mae.losses.term import LossTerm
+from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.models.masking import draw_noise
+from perceptual_mae.models.patches import mask_to_pixels
+from perceptual_mae.seeds import generator
+
+MASK_STREAM = 11
+"""Which of a seed's random streams evaluation masks come from: image i has the same mask for every model."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model makes of some images, `(n, C, H, W)` each.
+
+    Attributes:
+        originals: the images in [0, 1].
+        masks: `(n, 1, H, W)` bool, True = removed.
+        reconstructions: the model's output as it is.
+    """
+
+    originals: Tensor
+    masks: Tensor
+    reconstructions: Tensor
+
+    @property
+    def pasted(self) -> Tensor:
+        """The reconstructions with the visible patches of the originals pasted back."""
+        return torch.where(self.masks, self.reconstructions, self.originals)
+
+
+@torch.inference_mode()
+def look(model: MaskedAutoencoder, images: Tensor, mask_ratio: float, seed: int = 0) -> Look:
+    """Mask and reconstruct a few images, on the model's device; the result is on the CPU.
+
+    Args:
+        model: left as it was.
+        images: `(n, C, H, W)` uint8 or in [0, 1].
+        mask_ratio: share of patches removed.
+        seed: of the masks, which do not depend on the model.
+    """
+    device = model.mean.device
+    images = (to_float(images) if images.dtype == torch.uint8 else images).to(device)
+    noise = draw_noise(len(images), model.num_patches, generator(seed, MASK_STREAM), device)
+    reconstruction = model(images, mask_ratio, noise)
+    masks = mask_to_pixels(reconstruction.mask, model.grid, model.patch_size)
+    return Look(images.cpu(), masks.cpu(), reconstruction.images.float().cpu())
+
+
+@torch.inference_mode()
+def reconstruction_errors(
+    model: MaskedAutoencoder, batches: Iterable[Batch], mask_ratio: float, seed: int = 0
+) -> dict[str, float]:
+    """How far reconstructions are from the images.
+
+    Returns:
+        `mse`: the loss of the `mse` row, over removed patches in the model's normalised space; `l1`: mean absolute
+        error of the removed pixels in [0, 1]. Empty without images.
+    """
+    device, seen = model.mean.device, 0
+    sums = {"mse": 0.0, "l1": 0.0}
+    stream = generator(seed, MASK_STREAM)
+    for batch in batches:
+        images = to_float(batch.images.to(device))
+        if not len(images):
+            continue
+        result = model(images, mask_ratio, draw_noise(len(images), model.num_patches, stream, device))
+        hidden = result.mask
+        squares = (result.patches.float() - result.target).square().mean(dim=-1)
+        pixels = mask_to_pixels(hidden, model.grid, model.patch_size)
+        errors = ((result.images - images).abs() * pixels).mean(dim=(1, 2, 3)) / pixels.float().mean(dim=(1, 2, 3))
+        sums["mse"] += float(((squares * hidden).sum(dim=1) / hidden.sum(dim=1)).sum())
+        sums["l1"] += float(errors.sum())
+        seen += len(images)
+    return {name: total / seen for name, total in sums.items()} if seen else {}
+
+
+@torch.inference_mode()
+def expected_losses(
+    model: MaskedAutoencoder, images: Tensor, losses: Sequence[tuple[str, LossTerm]], mask_ratio: float
+) -> dict[str, float]:
+    """What each loss is for a model that has learnt nothing but the mean colour: the value that learning starts from.
+
+    Args:
+        images: `(n, C, H, W)` uint8, a sample of the data.
+        losses: names and terms.
+    """
+    device = model.mean.device
+    floats = to_float(images.to(device))
+    noise = draw_noise(len(floats), model.num_patches, generator(0, MASK_STREAM), device)
+    result = model(floats, mask_ratio, noise)
+    B, N, pixels = result.target.shape
+    colour = result.target.reshape(-1, model.in_channels).mean(dim=0)
+    constant = colour.repeat(pixels // model.in_channels).expand(B, N, pixels)
+    guess = replace(result, patches=constant)
+    return {name: float(loss(guess, floats)[0]) for name, loss in losses}

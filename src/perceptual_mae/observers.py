@@ -1,0 +1,92 @@
+"""Who looks on while a run trains: pictures, validation and a k-NN monitor, hung on the loop from above."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from perceptual_mae.data import BatchStream, Source, eval_batches
+from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
+from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
+from perceptual_mae.pretrain.config import LogConfig
+from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
+from perceptual_mae.pretrain.schedule import spread
+from perceptual_mae.report.figures import reconstruction_grid, save
+
+
+class Pictures:
+    """Reconstructions of the same images under the same masks, from before the first step on."""
+
+    def __init__(self, images: Tensor, names: Sequence[str], count: int) -> None:
+        self.images, self.names, self.count = images, names, count
+
+    def due(self, moment: Moment) -> bool:
+        """At the beginning, then at steps in equal ratios up to the last."""
+        return self.count > 0 and moment.step in (0, *spread(moment.total, self.count))
+
+    def __call__(self, moment: Moment) -> dict[str, float]:
+        """Draw `figures/reconstruction-<step>.png`."""
+        seen = look(moment.model, self.images, moment.run.config.mask_ratio, moment.run.config.seed)
+        figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=self.names)
+        save(figure, moment.run.figures / f"reconstruction-{moment.step:08d}.png")
+        return {}
+
+
+class Validation:
+    """Reconstruction errors on images that are not trained on."""
+
+    def __init__(self, images: int, epochs: float) -> None:
+        self.images, self.epochs = images, epochs
+
+    def due(self, moment: Moment) -> bool:
+        """Every so many epochs, where there are validation images."""
+        return moment.validation is not None and every_epochs(moment, self.epochs)
+
+    def __call__(self, moment: Moment) -> dict[str, float]:
+        """`validation/mse` and `validation/l1`."""
+        assert moment.validation is not None
+        config = moment.run.config
+        batches = some(moment.validation, self.images, moment)
+        errors = reconstruction_errors(moment.model, batches, config.mask_ratio, config.seed)
+        return {f"validation/{name}": value for name, value in errors.items()}
+
+
+class NearestNeighbours:
+    """k-NN accuracy of the encoder as it is, on labelled data."""
+
+    def __init__(self, train_images: int, validation_images: int, epochs: float, k: int = 20) -> None:
+        self.train_images, self.validation_images, self.epochs, self.k = train_images, validation_images, epochs, k
+
+    def due(self, moment: Moment) -> bool:
+        """Every so many epochs, where both splits have labels."""
+        labelled = moment.validation is not None and moment.train.classes and moment.validation.classes
+        return bool(labelled) and every_epochs(moment, self.epochs)
+
+    def __call__(self, moment: Moment) -> dict[str, float]:
+        """`knn/top1`, in [0, 1]."""
+        assert moment.validation is not None
+        train = mean_token_features(moment.model, some(moment.train, self.train_images, moment))
+        test = mean_token_features(moment.model, some(moment.validation, self.validation_images, moment))
+        return {"knn/top1": knn_accuracy(*train, *test, k=self.k)}
+
+
+def some(source: Source, count: int, moment: Moment) -> BatchStream:
+    """A seeded sample of a source, in central crops, batch by batch."""
+    config = moment.run.config
+    chosen = np.random.default_rng(config.seed).permutation(len(source))[:count]
+    return eval_batches(
+        source,
+        np.sort(chosen).tolist(),
+        image_size=config.size,
+        channels=config.pixels.channels,
+        max_pixels=config.loader.max_pixels,
+    )
+
+
+def observers_for(log: LogConfig, images: Tensor, names: Sequence[str]) -> list[Observer]:
+    """The observers that the settings ask for; `images` `(n, C, H, W)` are the ones that pictures show."""
+    return [
+        Pictures(images, names, log.pictures),
+        Validation(log.validation_images, log.validate_every),
+        NearestNeighbours(log.knn_images, log.validation_images, log.knn_every),
+    ]

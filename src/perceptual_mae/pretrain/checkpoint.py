@@ -1,0 +1,98 @@
+"""Checkpoints: a folder each, either whole or not there.
+
+`checkpoints/step-00000500/` holds a safetensors file for every network and `training.pt`, a `torch.save` of tensors and
+plain values (optimisers, random states, counters) that is read with `weights_only=True`: nothing in it can execute.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from perceptual_mae.files import flush_to_disk
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a run.
+
+    Attributes:
+        step: steps done.
+        networks: state dicts by name: `model`, later also `discriminator`.
+        training: everything else that the next step depends on.
+    """
+
+    step: int
+    networks: Mapping[str, dict[str, Tensor]]
+    training: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint into `folder` (a run's `checkpoints/`) and drop all but the `keep` newest.
+
+    It is written under a temporary name, flushed to disk and renamed: killed at any moment, the folder holds only whole
+    checkpoints.
+    """
+    target = folder / f"step-{checkpoint.step:08d}"
+    temporary = folder / f".tmp-{target.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, state in checkpoint.networks.items():
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+        save_file(tensors, temporary / f"{name}.safetensors")
+    torch.save(checkpoint.training, temporary / "training.pt")
+    for path in (*temporary.iterdir(), temporary):
+        flush_to_disk(path)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    flush_to_disk(folder)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        OSError, ValueError, RuntimeError, SafetensorError: it is damaged.
+    """
+    match = _NAME.fullmatch(path.name)
+    if not match:
+        raise ValueError(f"{path} is no checkpoint")
+    networks = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    if not networks:
+        raise ValueError(f"{path} holds no weights")
+    training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(int(match[1]), networks, training)
+
+
+def newest(folder: Path) -> Iterator[Checkpoint | tuple[Path, str]]:
+    """Checkpoints from the newest on; for a damaged one its path and what is wrong with it."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            yield load(path)
+        except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError) as error:
+            yield path, str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in folder.glob(".tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)

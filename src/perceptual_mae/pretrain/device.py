@@ -1,0 +1,85 @@
+"""Where a run computes, in which precision, and with which trackers: accelerate set up from the settings."""
+
+import os
+import platform
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from perceptual_mae.errors import UsageError
+from perceptual_mae.pretrain.config import PretrainConfig
+
+
+def make_accelerator(config: PretrainConfig) -> Accelerator:
+    """Accelerate's view of this process, also under `torchrun` and `accelerate launch`.
+
+    Raises:
+        UsageError: the device or precision that was asked for is not there.
+    """
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    # Accelerate remembers the first precision it was given for the life of the process; a notebook has many runs.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with="tensorboard" if config.log.tensorboard else None,
+        project_dir=config.out,
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def choose_device(asked: str) -> str:
+    """`cpu` or `cuda`.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch finds no GPU here; try --device cpu, or `pmae doctor` to see why")
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked
+
+
+def choose_precision(asked: str, device: str) -> str:
+    """`fp32` or `bf16`: on GPUs that have it bf16 is faster at no cost in quality; on a CPU only large models gain.
+
+    Raises:
+        UsageError: the GPU has no bf16.
+    """
+    gpu_has_it = device == "cuda" and torch.cuda.is_bf16_supported()
+    if asked == "auto":
+        return "bf16" if gpu_has_it else "fp32"
+    if asked == "bf16" and device == "cuda" and not gpu_has_it:
+        raise UsageError("--precision bf16: this GPU does not have it; use --precision fp32")
+    return asked
+
+
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """Facts about the machine for `run.json`."""
+    if accelerator.device.type == "cuda":
+        device = torch.cuda.get_device_name(accelerator.device)
+    else:
+        device = f"{_processor()}, {torch.get_num_threads()} threads"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{accelerator.device.type} ({device})",
+        "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "processes": accelerator.num_processes,
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # no Linux: the name that Python knows will do
+    return platform.processor() or platform.machine()
