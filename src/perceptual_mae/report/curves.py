@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perceptual_mae.report.panels import Line, Panel, panels
 from perceptual_mae.report.tracks import tracks
-from perceptual_mae.report.words import number
+from perceptual_mae.report.words import number, scientific
 
 # Okabe and Ito's colours: told apart with any colour vision. A page puts its own `--line-i` in place of the i-th.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#5b5b5b")
@@ -82,19 +82,19 @@ def svg(panel: Panel, ident: str) -> str:
         )
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text))
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{ident}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(url\(#|href="#)', rf"\1{ident}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", re.sub(r"font-family: [^;\"]*;? ?", "", text))
     for index, colour in enumerate(LINES):
         text = text.replace(colour, f"var(--line-{index})")
     text = text.replace(WORDS, "var(--words)").replace(RULES, "var(--rules)")
     # A hundredth of a point is finer than any screen; the matches are attributes, never the labels.
     text = re.sub(r'(?<==")[^"]*', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), text)
-    return re.sub(r">\s+<", "><", text).strip()
+    return re.sub(r"\s+", " ", re.sub(r">\s+<", "><", text)).strip()
 
 
 def plot_area(panel: Panel) -> tuple[float, float, float, float]:
@@ -204,5 +204,5 @@ def _short(value: float) -> str:
             if size >= unit:
                 return f"{value / unit:.4g}{letter}"
     if 0 < size < 1e-3:
-        return re.sub(r"\.?0*e-0*", "e-", f"{value:.2e}")
+        return scientific(value)
     return f"{value:.5g}"

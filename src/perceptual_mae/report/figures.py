@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from perceptual_mae.report.files import write_atomically
@@ -52,7 +51,6 @@ def before_after_grid(originals: Images, masked: Images, before: Images, after: 
 
 def save(figure: Figure, path: Path) -> Path:
     """Write `figure` to `path` as PNG, whole or not at all, at the resolution it was made for."""
-    FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # File names come in every script; a font without one of their letters draws a box, and that is fine.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")

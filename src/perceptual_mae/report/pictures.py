@@ -139,9 +139,10 @@ def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
 def _resized(pictures: Pictures, target: int) -> Pictures:
     """Pictures of about `target` squared pixels: enlarged by a whole factor or, when much larger, reduced."""
     high, wide = pictures.shape[1:3]
-    side = math.sqrt(high * wide)
-    if side <= target * 1.25:
-        factor = max(1, round(target / side))
-        return pictures.repeat(factor, axis=1).repeat(factor, axis=2)
-    size = max(1, round(wide * target / side)), max(1, round(high * target / side))
+    # A very long picture has less area, or it would be wider than a page by itself.
+    factor = min(target / math.sqrt(high * wide), 3 * target / max(high, wide))
+    if factor >= 0.8:
+        whole = max(1, round(factor))
+        return pictures.repeat(whole, axis=1).repeat(whole, axis=2)
+    size = max(1, round(wide * factor)), max(1, round(high * factor))
     return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in pictures])

@@ -130,7 +130,7 @@ def facts(run: RunFolder) -> list[Fact]:
             found.append(Fact(f"k-NN {pretty(key.removeprefix('knn/'))}", accuracy(run.latest(key)), _chance(run)))
             break
     if speed := typical_speed(run):
-        found.append(Fact("Images a second", number(speed), str(run.info.get("device", ""))))
+        found.append(Fact("Images a second", number(speed), plain(run.info.get("device") or "")))
     if is_number(seconds := run.latest("seconds")):
         epochs = run.latest("epoch")
         found.append(Fact("Training time", duration(seconds), _epochs(epochs) if is_number(epochs) else ""))
@@ -183,13 +183,13 @@ def model_rows(run: RunFolder) -> list[tuple[str, str]]:
     model, config = dict(run.section("model")), run.config
     grid, tokens, visible = model.pop("grid", None), model.pop("tokens", None), model.pop("visible_tokens", None)
     rows = [
-        ("Model", str(model.pop("name", config.get("model", UNKNOWN)))),
-        ("Method", str(config.get("method", UNKNOWN))),
+        ("Model", plain(model.pop("name", config.get("model")))),
+        ("Method", plain(config.get("method"))),
         ("Parameters", count(model.pop("parameters", None))),
         ("of these, encoder", count(model.pop("encoder_parameters", None))),
         ("GFLOP an image", number(model.pop("gflop_per_image", None))),
-        ("Image size", str(config.get("image_size", UNKNOWN))),
-        ("Patch size", str(config.get("patch_size", UNKNOWN))),
+        ("Image size", plain(config.get("image_size"))),
+        ("Patch size", plain(config.get("patch_size"))),
         ("Patch grid", " × ".join(count(side) for side in grid) if isinstance(grid, list) else UNKNOWN),
         ("Tokens", count(tokens) + (f", of which {count(visible)} visible" if is_number(visible) else "")),
     ]
@@ -203,7 +203,7 @@ def data_rows(run: RunFolder) -> list[tuple[str, str]]:
     classes = data.pop("classes", None)
     pictures = {"validation": "validation images", "training": "training images"}
     rows = [
-        ("Source", str(run.config.get("data", UNKNOWN))),
+        ("Source", plain(run.config.get("data"))),
         ("Training images", count(data.pop("images", None))),
         ("Validation images", count(data.pop("validation_images", None))),
         ("Pictures above show", pictures.get(str(data.pop("pictures_from", "")), UNKNOWN)),
@@ -227,12 +227,12 @@ def machine_rows(run: RunFolder) -> list[tuple[str, str]]:
         ("Images a second", number(speed) + (" (median)" if speed else "")),
         ("An epoch", duration(seconds / epochs) if is_number(seconds) and is_number(epochs) and epochs else UNKNOWN),
         ("Forward passes", f"{number(speed * gflop)} GFLOP/s" if speed and is_number(gflop) else UNKNOWN),
-        ("Device", str(info.get("device", UNKNOWN))),
+        ("Device", plain(info.get("device"))),
         ("Processes", count(info.get("processes"))),
-        ("Precision", str(config.get("precision", UNKNOWN))),
-        ("perceptual-mae", str(info.get("version", UNKNOWN))),
-        ("PyTorch", str(info.get("torch", UNKNOWN))),
-        ("Python", str(info.get("python", UNKNOWN))),
+        ("Precision", plain(config.get("precision"))),
+        ("perceptual-mae", plain(info.get("version"))),
+        ("PyTorch", plain(info.get("torch"))),
+        ("Python", plain(info.get("python"))),
     ]
     told = {"device", "processes", "version", "torch", "python", "steps", "state", "message"}
     rows += [(pretty(str(k)), plain(v)) for k, v in info.items() if k not in told and not isinstance(v, dict | list)]

@@ -1,7 +1,6 @@
 """Numbers as a person reads them. Every function takes anything and gives `UNKNOWN` for what is no number."""
 
 import math
-import re
 from typing import Any, TypeGuard
 
 UNKNOWN = "–"
@@ -17,8 +16,14 @@ def number(value: Any) -> str:
     if not is_number(value):
         return UNKNOWN
     if value != 0 and not 1e-3 <= abs(value) < 1e9:
-        return re.sub(r"e([+-])0*", lambda m: "e-" if m[1] == "-" else "e", f"{value:.3g}")
+        return scientific(value)
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+
+
+def scientific(value: float) -> str:
+    """Three significant digits and a power of ten, no longer than needed: 1.5e-4."""
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def count(value: Any) -> str:
