@@ -47,12 +47,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         trainer = Trainer(run, train, validation, accelerator, observers, console)
         said = trainer.resume()
         if console is not None and main:
-            console.print(
-                f"{config.model} / {config.method} on {len(train):,} images of {config.data} -> {run.path}",
-                highlight=False,
-            )
-            if said:
-                console.print(said, highlight=False)
+            what = f"{config.model} / {config.method} on {len(train):,} images of {config.data} -> {run.path}"
+            console.print("\n".join(filter(None, (what, said))), highlight=False, markup=False)
         if main:
             run.describe(**facts(trainer, pictured, train, validation, accelerator))
             _start_trackers(accelerator, trainer.step)

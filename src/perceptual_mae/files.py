@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place. A crash leaves the old file or the new one."""
+    """Let `write` fill a temporary file beside `path`, then put it in place: a crash leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import typing
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -22,19 +23,22 @@ class Parser(jsonargparse.ArgumentParser):
         Raises:
             UsageError: anything that cannot be right.
         """
+        self.usage = self._short_usage()
         return self.parse_args([_underscored(argument) for argument in arguments])
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line."""
         raise UsageError(f"{self._shorter(message)}; see `{self.prog} --help`")
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: Any = None) -> str:
         """Help with hyphens, as people type."""
-        return re.sub(r"--[a-z][a-z_.]*", lambda flag: flag[0].replace("_", "-"), super().format_help())
+        return _hyphens(super().format_help(formatter))
 
-    def format_usage(self) -> str:
-        """Usage with hyphens, as people type."""
-        return re.sub(r"--[a-z][a-z_.]*", lambda flag: flag[0].replace("_", "-"), super().format_usage())
+    def _short_usage(self) -> str:
+        """The command with what it cannot do without; the flags follow below."""
+        words = [action.dest.upper() for action in self._actions if not action.option_strings]
+        words += [f"{a.option_strings[0]} {a.dest.upper()}" for a in self._actions if a.required and a.option_strings]
+        return " ".join([self.prog, *words, "[options]"])
 
     def _shorter(self, message: str) -> str:
         message = " ".join(message.split())
@@ -42,17 +46,56 @@ class Parser(jsonargparse.ArgumentParser):
         unknown = re.search(r"[Uu]nrecognized arguments: (--[^\s=]+)", message)
         if unknown:
             return f"unknown flag {_hyphened(unknown[1])}{nearest(_hyphened(unknown[1]), map(_hyphened, flags))}"
-        key = re.search(r"[Kk]ey '?\"?([\w.]+)'?\"? is not expected", message)
+        key = re.search(r"(?:Group '([\w.]+)' does|Option)[^']*'([\w.]+)'", message)
         if key:
-            known = [flag.removeprefix("--") for flag in flags]
-            return f"unknown setting {key[1]}{nearest(key[1], known)}"
-        return re.sub(r"--[a-z][a-z_.]*", lambda flag: flag[0].replace("_", "-"), message)
+            name = ".".join(filter(None, key.groups()))
+            return f"unknown setting {name}{nearest(name, [flag.removeprefix('--') for flag in flags])}"
+        missing = re.search(r"arguments are required: (\w+)", message)
+        if missing:
+            named = next((a.option_strings for a in self._actions if a.dest == missing[1]), [])
+            return f"{named[0] if named else missing[1].upper()} is missing"
+        wrong = re.match(r'Parser key "([\w.]+)": .*(?:[Gg]iven value|[Gg]ot value): (.*)', message)
+        if wrong:
+            return f"--{_hyphened(wrong[1])} {wrong[2]}: {self._wanted(wrong[1], wrong[2])}"
+        other = re.match(r'Parser key "([\w.]+)": (.*)', message)
+        return f"--{_hyphened(other[1])}: {other[2]}" if other else _hyphens(message)
+
+    def _wanted(self, name: str, value: str) -> str:
+        """What a setting takes, in words."""
+        kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == name), None)
+        choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
+        hint = f"give {_in_words(kind)}"
+        return f"{hint}{nearest(value, choices).removesuffix(';')}" if choices else hint
+
+
+def _choices(kind: Any) -> list[Any]:
+    """All values that the literals in a type name."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    return [choice for part in typing.get_args(kind) for choice in _choices(part)]
+
+
+def _in_words(kind: Any) -> str:
+    """A type as a person would say it."""
+    simple = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
+    if kind in simple:
+        return simple[kind]
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
+    if typing.get_origin(kind) is tuple:
+        return "numbers such as [0.5, 0.9]"
+    return " or ".join(_in_words(part) for part in parts) if parts else "another value"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the nearest known word, or `;`."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ";"
+
+
+def _hyphens(text: str) -> str:
+    return re.sub(r"--[a-z][a-z_.]*", lambda flag: _hyphened(flag[0]), text)
 
 
 def _hyphened(flag: str) -> str:
@@ -65,9 +108,3 @@ def _underscored(argument: str) -> str:
         return argument
     flag, equals, value = argument.partition("=")
     return "--" + flag[2:].replace("-", "_") + equals + value
-
-
-def settings(parser: Parser, arguments: Sequence[str], *drop: str) -> dict[str, Any]:
-    """Parsed arguments as nested plain values, without the names in `drop`."""
-    values = parser.parse(arguments).as_dict()
-    return {name: value for name, value in values.items() if name not in drop}

@@ -1,6 +1,7 @@
 """`pmae reconstruct`."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
 
@@ -14,7 +15,7 @@ def make_parser() -> Parser:
     parser.add_argument("--count", type=int, default=8, help="how many images")
     parser.add_argument("--mask_ratio", type=float | None, help="share of patches removed; default: the run's")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images and of the masks")
-    parser.add_argument("--device", type=str, default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
 

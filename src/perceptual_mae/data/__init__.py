@@ -6,13 +6,14 @@ from perceptual_mae.data.open import open_source
 from perceptual_mae.data.plan import SamplePlan, mix
 from perceptual_mae.data.stream import BatchStream, auto_workers
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, to_float
-from perceptual_mae.data.views import eval_batches, first_readable, fixed_images
+from perceptual_mae.data.views import EvalStream, eval_batches, first_readable, fixed_images
 
 __all__ = [
     "MAX_PIXELS",
     "Batch",
     "BatchStream",
     "BrokenImage",
+    "EvalStream",
     "Item",
     "SamplePlan",
     "Skip",

@@ -1,5 +1,7 @@
 """`datasets.load_dataset`, with errors in one line."""
 
+import errno
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +17,35 @@ def load(spec: str, builder: str, advice: str, **options: Any) -> "Dataset":
     Raises:
         PmaeError: whatever went wrong, named by its first line, with `advice`.
     """
-    from datasets import load_dataset
+    import datasets
 
     from perceptual_mae.data.arrow import without_decoding
 
+    quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    if quiet:  # a log file wants no bar
+        datasets.disable_progress_bars()
     try:
-        return without_decoding(load_dataset(builder, **options))
+        return without_decoding(datasets.load_dataset(builder, **options))
     except Exception as error:  # the network, the disk and a dozen file formats meet here
+        cause = root_cause(error)
+        if isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT}:
+            advice = "HF_HOME names the folder of its cache, which must be writable and have room"
         raise PmaeError(f"{spec} could not be loaded ({first_line(error)}): {advice}") from error
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error at the bottom of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def first_line(error: BaseException) -> str:
     """The first line of the error at the bottom of a chain: the one that names the cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
+    lines = str(root_cause(error)).strip().splitlines()
     return lines[0].strip().rstrip(".:") if lines else type(error).__name__
 
 

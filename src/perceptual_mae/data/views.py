@@ -1,6 +1,6 @@
 """Images to look at and to measure on: no random crops, the central part instead."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +41,54 @@ def eval_batches(
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
     pin_memory: bool = False,
-) -> BatchStream:
+) -> "EvalStream":
     """The images `indices` of a source (None: all), in that order, in their central crops.
 
-    Broken images are left out and reported in `Batch.skipped`, so a batch may be smaller than `batch_size`, and empty
-    where all its images are broken.
+    Broken images are left out and reported in `Batch.skipped`, so a batch may be smaller than `batch_size`; one that
+    would be empty is left out, and a batch beside it reports its images.
+
+    Raises:
+        PmaeError: (while iterating) none of the images can be read.
     """
     chosen = range(len(source)) if indices is None else indices
     chosen = chosen.tolist() if isinstance(chosen, Tensor) else chosen
     maker = ViewBatches(source, chosen, image_size, channels, batch_size, max_pixels)
     requests = range(-(-len(chosen) // batch_size))
-    return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
+    return EvalStream(source.name, BatchStream(maker, requests, workers=workers, pin_memory=pin_memory))
+
+
+@dataclass(frozen=True)
+class EvalStream:
+    """The batches of `eval_batches`."""
+
+    name: str
+    batches: BatchStream
+
+    def __len__(self) -> int:
+        """The number of batches, at most."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        held: Batch | None = None
+        for batch in self.batches:
+            if held is None:
+                held = batch
+            elif len(batch) == 0:
+                held.skipped += batch.skipped
+            elif len(held) == 0:
+                batch.skipped = held.skipped + batch.skipped
+                held = batch
+            else:
+                yield held
+                held = batch
+        if held is not None and len(held) == 0:
+            first = held.skipped[0]
+            raise PmaeError(
+                f"no image in {self.name} could be read ({len(held.skipped)} tried); "
+                f"the first, {first.name}: {first.reason}"
+            )
+        if held is not None:
+            yield held
 
 
 @dataclass(frozen=True)

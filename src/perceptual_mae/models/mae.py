@@ -49,6 +49,22 @@ class Reconstruction:
         return self._to_pixels(self.patches)
 
 
+class PatchProjection(nn.Module):
+    """The weights that make tokens of patches, under the name that checkpoints give them: `patch_embed.proj`."""
+
+    def __init__(self, in_channels: int, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """`(B, n, P * P * C)`, each patch as (row, column, channel), to tokens `(B, n, D)`.
+
+        The convolution as the matrix product that it is, so that it can be taken of a few patches only.
+        """
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(patches, weight, self.proj.bias)
+
+
 class MaskedAutoencoder(nn.Module):
     """A Vision Transformer encoder that sees the kept patches, and a small decoder that draws the removed ones.
 
@@ -105,7 +121,7 @@ class MaskedAutoencoder(nn.Module):
         block = partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.register_buffer("pos_embed", sincos_2d(embed_dim, self.grid))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)})
+        self.patch_embed = PatchProjection(in_channels, embed_dim, patch_size)
         self.blocks = nn.ModuleList(block(embed_dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
@@ -130,9 +146,9 @@ class MaskedAutoencoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        projection = self.patch_embed["proj"]
-        nn.init.xavier_uniform_(projection.weight.view(projection.out_channels, -1))
-        nn.init.zeros_(projection.bias)
+        projection = self.patch_embed.proj
+        nn.init.xavier_uniform_(projection.weight.data.flatten(1))
+        nn.init.constant_(projection.bias, 0.0)  # type: ignore[arg-type]
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -182,9 +198,7 @@ class MaskedAutoencoder(nn.Module):
         if keep is not None:
             # Select before projecting: removed patches cost nothing at all.
             patches, positions = _take(patches, keep), _take(positions.expand(len(patches), -1, -1), keep)
-        projection = self.patch_embed["proj"]
-        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # a patch here is (row, column, channel)
-        tokens = F.linear(patches, weight, projection.bias) + positions
+        tokens = self.patch_embed(patches) + positions
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = torch.cat([cls.to(tokens.dtype), tokens], dim=1)
         for block in self.blocks:

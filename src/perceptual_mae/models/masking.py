@@ -39,6 +39,6 @@ def mask_from_noise(noise: Tensor, mask_ratio: float) -> Masking:
 
 
 def draw_noise(batch: int, patches: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Uniform noise `(batch, patches)`, drawn on the generator's device so that a CPU seed means the same everywhere."""
+    """Uniform noise `(batch, patches)`, drawn where the generator is: a CPU seed means the same on every device."""
     source = generator.device if generator is not None else device
     return torch.rand(batch, patches, generator=generator, device=source).to(device)

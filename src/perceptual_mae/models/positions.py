@@ -1,4 +1,4 @@
-"""Fixed 2-D sine-cosine position embeddings (MAE, arXiv 2111.06377, appendix A; Vaswani et al. 2017 in two dimensions)."""
+"""Fixed 2-D sine-cosine position embeddings (MAE, arXiv 2111.06377, appendix A; after Vaswani et al. 2017)."""
 
 import torch
 from timm.layers import resample_abs_pos_embed

@@ -78,9 +78,7 @@ def load_mae_names(model: "MaskedAutoencoder", state: Mapping[str, Any]) -> Load
     matched = sum(name in loaded for name in encoder)
     if 2 * matched < len(encoder):
         hint = f"; for instance {missed[0]}" if missed else ""
-        raise PmaeError(
-            f"the weights are of another model: {matched} of {len(encoder)} encoder tensors match in name and shape{hint}"
-        )
+        raise PmaeError(f"the weights are of another model: {matched} of {len(encoder)} encoder tensors match{hint}")
     model.load_state_dict(loaded, strict=False)
     ignored = tuple(name for name in tensors if name not in own)
     return LoadReport(tuple(loaded), ignored, tuple(missed), tuple(resampled))

@@ -264,9 +264,9 @@ def _build(cls: Any, settings: dict[str, Any], path: str) -> Any:
     values = {}
     for name, value in settings.items():
         factory = fields[name].default_factory
-        if dataclasses.is_dataclass(factory) and isinstance(value, dict):
-            value = _build(factory, value, f"{path}{name}.")
-        values[name] = tuple(value) if isinstance(value, list) else value
+        nested = dataclasses.is_dataclass(factory) and isinstance(value, dict)
+        plain = tuple(value) if isinstance(value, list) else value
+        values[name] = _build(factory, value, f"{path}{name}.") if nested else plain
     return cls(**values)
 
 

@@ -146,7 +146,8 @@ def _refuse_other(path: Path, old: PretrainConfig, new: PretrainConfig) -> None:
     changed = differences(old, new)
     if changed:
         raise UsageError(
-            f"--out {path} belongs to another configuration ({'; '.join(changed)}): repeat its settings or name another --out"
+            f"--out {path} belongs to another configuration ({'; '.join(changed)}): "
+            "repeat its settings or name another folder"
         )
 
 

@@ -189,17 +189,10 @@ class Trainer:
         rate = self.stopwatch.rate()
         means = self.meter.take()
         if self.accelerator.is_main_process:
-            record = {
-                "step": self.step,
-                "epoch": round(self.step / self.plan.steps_per_epoch, 4),
-                "lr": self.rate(self.step - 1),
-            }
-            record |= means | observed
-            timing = {"images_per_second": round(rate, 1), "seconds": round(self.stopwatch.total, 2)}
-            self.run.append(record | timing)
-            self.accelerator.log(
-                means | observed | {"lr": self.rate(self.step - 1), "images_per_second": rate}, step=self.step
-            )
+            when = {"step": self.step, "epoch": round(self.step / self.plan.steps_per_epoch, 4)}
+            values = {"lr": self.rate(self.step - 1)} | means | observed | {"images_per_second": round(rate, 1)}
+            self.run.append(when | values | {"seconds": round(self.stopwatch.total, 2)})
+            self.accelerator.log(values, step=self.step)
         return rate
 
     def save(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Meter:
-    """Adds up values by name until they are taken. Its sums are in the checkpoint: a log line has no gap after a resume."""
+    """Adds up values by name until they are taken. Its sums are in the checkpoint: a resume leaves no gap."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}

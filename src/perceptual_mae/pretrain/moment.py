@@ -43,7 +43,7 @@ class Observer(Protocol):
     """Looks at a run now and then and may return numbers for its log. Draws on no random state but its own."""
 
     def due(self, moment: Moment) -> bool:
-        """Whether to look now; a function of the step alone, so that a resumed run logs what an uninterrupted one does."""
+        """Whether to look now; a function of the step alone, so that a resumed run logs as an uninterrupted one."""
         ...
 
     def __call__(self, moment: Moment) -> dict[str, float]:

@@ -40,8 +40,9 @@ class ProgressDisplay:
                 transient=False,
             )
             self._bar.start()
-            fields = {"epoch": 0.0, "loss": float("nan"), "rate": 0.0}
-            self._task = self._bar.add_task("", total=self.total, completed=self.done, **fields)
+            self._task = self._bar.add_task(
+                "", total=self.total, completed=self.done, epoch=0.0, loss=float("nan"), rate=0.0
+            )
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""When things happen: the clock of a run and its learning rate. Pure functions of the step, so there is nothing to save."""
+"""When things happen: the clock of a run and its learning rate, functions of the step: there is nothing to save."""
 
 import math
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def learning_rate(step: int, total: int, peak: float, warmup_share: float) -> fl
 
 
 def spread(total: int, count: int, first: int = 20) -> list[int]:
-    """About `count` steps up to `total`, from `first` on in equal ratios: most of the learning is to be seen early on."""
+    """About `count` steps up to `total`, from `first` on in equal ratios: most of the learning is early."""
     if count < 1 or total < 1:
         return []
     first = min(first, total)

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from perceptual_mae.errors import PmaeError
 
 
-class Interrupted(PmaeError):
+class Interrupted(PmaeError):  # noqa: N818  (it is no error: the user asked for it)
     """A run that was asked to stop, and did so with everything saved."""
 
     def __init__(self, message: str, number: int) -> None:

@@ -113,7 +113,7 @@ class TrainingStep:
     def gradient_norm(self) -> Tensor:
         """Norm of the generator's gradient, which is then clipped if that is asked for."""
         parameters = [p for p in self.generator.network.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[arg-type]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, norm)
         return norm

@@ -1,0 +1,25 @@
+"""`pmae doctor`."""
+
+from collections.abc import Sequence
+
+from perceptual_mae.cli.parser import Parser
+
+
+def make_parser() -> Parser:
+    """The command has no flags but --help."""
+    return Parser("doctor", "Show versions and devices, what is missing, and the line that installs it.")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Examine and print."""
+    make_parser().parse(arguments)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from perceptual_mae.doctor import examine
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in examine():
+        table.add_row(f"[bold]{finding.topic}[/]", finding.found, f"[yellow]{finding.advice}[/]")
+    Console().print(table)
