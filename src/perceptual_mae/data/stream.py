@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,14 @@ class Maker(Protocol):
     def __getitem__(self, request: Any) -> Batch | PmaeError: ...
 
 
+class Requests(Protocol):
+    """What to ask a `Maker` for, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 @dataclass(frozen=True)
 class BatchStream:
     """The batches of `requests`, in their order, whatever the number of workers. Each `iter` starts from the front.
@@ -34,7 +42,7 @@ class BatchStream:
     """
 
     maker: Maker
-    requests: Collection[Any]
+    requests: Requests
     workers: int = 0
     pin_memory: bool = False
     ahead: int = 2
@@ -46,7 +54,7 @@ class BatchStream:
         loader: DataLoader[Batch | PmaeError] = DataLoader(
             self.maker,  # type: ignore[arg-type]  # a Dataset in all but name
             batch_size=None,
-            sampler=self.requests,  # type: ignore[arg-type]
+            sampler=self.requests,
             collate_fn=_as_it_is,
             num_workers=self.workers,
             prefetch_factor=self.ahead if self.workers else None,

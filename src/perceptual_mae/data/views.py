@@ -54,23 +54,22 @@ def eval_batches(
     chosen = chosen.tolist() if isinstance(chosen, Tensor) else chosen
     maker = ViewBatches(source, chosen, image_size, channels, batch_size, max_pixels)
     requests = range(-(-len(chosen) // batch_size))
-    return EvalStream(source.name, BatchStream(maker, requests, workers=workers, pin_memory=pin_memory))
+    return EvalStream(maker, requests, workers=workers, pin_memory=pin_memory, name=source.name)
 
 
 @dataclass(frozen=True)
-class EvalStream:
-    """The batches of `eval_batches`."""
+class EvalStream(BatchStream):
+    """A stream whose batches may come out empty: those are left out, and it may be shorter than its length says.
 
-    name: str
-    batches: BatchStream
+    Attributes:
+        name: of the source, for messages.
+    """
 
-    def __len__(self) -> int:
-        """The number of batches, at most."""
-        return len(self.batches)
+    name: str = ""
 
     def __iter__(self) -> Iterator[Batch]:
         held: Batch | None = None
-        for batch in self.batches:
+        for batch in super().__iter__():
             if held is None:
                 held = batch
             elif len(batch) == 0:
