@@ -111,7 +111,7 @@ def test_sixteen_images_stand_in_groups_without_a_gap():
 
 
 def test_captions_in_any_script_and_with_dollars_are_drawn(tmp_path, photographs, masks):
-    names = ["a$x^2$.png", "$\\frac{", "写真/猫.jpg", "two\nlines\tand a tab", "", "long/" * 60 + "end.jpg"]
+    names = ["a$x^2$.png", "$\\frac{$", "写真/猫.jpg", "two\nlines\tand a tab", "", "long/" * 60 + "end.jpg"]
     grid = [photographs, masks, photographs, photographs]
     with_names = drawn(reconstruction_grid(*grid, captions=names), tmp_path / "names.png")
     assert with_names.shape[0] > drawn(reconstruction_grid(*grid), tmp_path / "none.png").shape[0]
@@ -129,6 +129,11 @@ def test_saving_leaves_no_half_file_behind(tmp_path, photographs, masks):
     figure = reconstruction_grid(photographs, masks, photographs, photographs)
     target = tmp_path / "new" / "grid.png"
     save(figure, target)
+    first = target.read_bytes()
+    with target.open("rb") as reader:  # who has begun to read the old file, reads the old file to its end
+        save(before_after_grid(photographs, masks, photographs, photographs), target)
+        assert target.read_bytes() != first
+        assert reader.read() == first
     first = target.read_bytes()
 
     def breaks(file, **_):
