@@ -19,9 +19,12 @@ from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfi
 from perceptual_mae.pretrain.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loop import Trainer
-from perceptual_mae.pretrain.signals import Interrupted
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.html import write_report
+
+
+EXPECTATION_IMAGES = 256
+"""Images that the loss of a model that has learnt nothing is measured on."""
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
@@ -42,15 +45,17 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
     run = RunFolder.claim(config, write=main)
     try:
         accelerator.wait_for_everyone()
-        pictured, names = pictures_of(config, validation or train)
+        pictured, names = some_images(config, validation or train, config.log.picture_images)
         observers = observers_for(config.log, pictured, names)
         trainer = Trainer(run, train, validation, accelerator, observers, console)
         said = trainer.resume()
+        if trainer.over:
+            said += ": nothing is left to do; more --epochs extend the run"
         if console is not None and main:
             what = f"{config.model} / {config.method} on {len(train):,} images of {config.data} -> {run.path}"
             console.print("\n".join(filter(None, (what, said))), highlight=False, markup=False)
         if main:
-            run.describe(**facts(trainer, pictured, train, validation, accelerator))
+            run.describe(**facts(trainer, train, validation, accelerator))
             _start_trackers(accelerator, trainer.step)
         _fit(trainer, main)
         return run.path
@@ -80,11 +85,11 @@ def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
     return train, validation
 
 
-def pictures_of(config: PretrainConfig, source: Source) -> tuple[Tensor, list[str]]:
-    """The images that a run is pictured on, the same ones throughout: `(n, C, H, W)` uint8, and their names."""
+def some_images(config: PretrainConfig, source: Source, count: int) -> tuple[Tensor, list[str]]:
+    """A choice of images that depends on the seed alone: `(n, C, H, W)` uint8, and their names."""
     return fixed_images(
         source,
-        max(1, config.log.picture_images),
+        count,
         image_size=config.size,
         channels=config.pixels.channels,
         seed=config.seed,
@@ -92,12 +97,11 @@ def pictures_of(config: PretrainConfig, source: Source) -> tuple[Tensor, list[st
     )
 
 
-def facts(
-    trainer: Trainer, pictured: Tensor, train: Source, validation: Source | None, accelerator: Accelerator
-) -> dict[str, Any]:
+def facts(trainer: Trainer, train: Source, validation: Source | None, accelerator: Accelerator) -> dict[str, Any]:
     """`run.json`: what a reader of the report wants to know beside the settings."""
     config, model = trainer.config, trainer.model
     losses = [(term.name, LOSSES[term.loss]) for term in METHODS[config.method].terms]
+    sample, _ = some_images(config, validation or train, EXPECTATION_IMAGES)
     return {
         "version": __version__,
         **describe_machine(accelerator),
@@ -116,7 +120,7 @@ def facts(
             "classes": list(train.classes),
             "pictures_from": "training" if validation is None else "validation",
         },
-        "expected": expected_losses(model, pictured, losses, config.mask_ratio),
+        "expected": expected_losses(model, sample, losses, config.mask_ratio),
         "steps": trainer.total,
         "state": "running",
         "message": "",
@@ -129,9 +133,6 @@ def _fit(trainer: Trainer, main: bool) -> None:
     try:
         trainer.fit()
         state = "finished"
-    except Interrupted as interruption:
-        state, message = "interrupted", str(interruption)
-        raise
     except PmaeError as error:
         message = str(error)
         raise
@@ -223,7 +224,8 @@ def demo(out: str = "runs/demo", console: Console | None = None) -> Path:
     config = demo_config(out)
     path = pretrain(config, console)
     folder = RunFolder.read(path)
-    images, _ = pictures_of(config, open_data(config)[1] or open_data(config)[0])
+    train, validation = open_data(config)
+    images, _ = some_images(config, validation or train, config.log.picture_images)
     after, _ = trained_model(folder)
     untrained = look(build_model(config).eval(), images, config.mask_ratio, config.seed)
     trained = look(after, images, config.mask_ratio, config.seed)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceptual_mae.data.channels import ORDINARY, to_channels
 from perceptual_mae.data.types import BrokenImage
 
 _NPY = b"\x93NUMPY"
@@ -26,7 +27,9 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
 
 
 def decode_array(data: bytes, channels: int, max_pixels: int) -> Tensor:
-    """Decode a TIFF or `.npy` with exactly `channels` channels, first or last: `(channels, H, W)` uint8.
+    """Decode a TIFF or `.npy` with `channels` channels, first or last: `(channels, H, W)` uint8.
+
+    Ordinary numbers of channels (1, 3, 4) are turned into one another; any other must be there as asked for.
 
     Raises:
         BrokenImage: another kind of file, another number of channels, or damage.
@@ -40,22 +43,29 @@ def decode_array(data: bytes, channels: int, max_pixels: int) -> Tensor:
         raise
     except Exception as error:  # damage surfaces as anything
         raise BrokenImage(f"damaged: {' '.join(str(error).split())}") from None
-    if array.ndim == 2:
-        array = array[None]
-    elif array.shape[0] != channels:
-        array = array.transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(to_uint8(array)))
+    array = np.expand_dims(array, 0) if array.ndim == 2 else np.moveaxis(array, _axis(array.shape, channels), 0)
+    return to_channels(torch.from_numpy(np.ascontiguousarray(to_uint8(array))), channels)
 
 
 def _check_shape(shape: tuple[int, ...], channels: int, max_pixels: int) -> None:
-    if len(shape) == 2:
-        shape = (1, *shape)
-    if len(shape) == 3 and shape[0] == channels:
-        check_size(shape[1], shape[2], max_pixels)
-    elif len(shape) == 3 and shape[2] == channels:
-        check_size(shape[0], shape[1], max_pixels)
-    else:
-        raise BrokenImage(f"an array of shape {shape}, where {channels} channels are asked for")
+    sides = list(shape)
+    if len(shape) == 3:
+        sides.pop(_axis(shape, channels))
+    elif len(shape) != 2 or channels not in ORDINARY:
+        raise BrokenImage(_misfit(shape, channels))
+    check_size(sides[0], sides[1], max_pixels)
+
+
+def _axis(shape: tuple[int, ...], channels: int) -> int:
+    """Where a three-dimensional array has its channels: the first or the last axis."""
+    for count in [channels, *sorted(ORDINARY, reverse=True)] if channels in ORDINARY else [channels]:
+        if count in {shape[0], shape[2]}:
+            return 0 if shape[0] == count else 2
+    raise BrokenImage(_misfit(shape, channels))
+
+
+def _misfit(shape: tuple[int, ...], channels: int) -> str:
+    return f"an array of {' x '.join(map(str, shape))}, which is no image of {channels} channel{'s' * (channels > 1)}"
 
 
 def _read_npy(data: bytes, channels: int, max_pixels: int) -> np.ndarray:

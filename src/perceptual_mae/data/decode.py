@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from perceptual_mae.data.arrays import decode_array
+from perceptual_mae.data.channels import ORDINARY, to_channels
 from perceptual_mae.data.jpeg import decode_jpeg, is_jpeg
 from perceptual_mae.data.pictures import decode_picture
 from perceptual_mae.data.types import BrokenImage
@@ -31,7 +31,7 @@ def decode(data: bytes | Path | Tensor, channels: int = 3, max_pixels: int = MAX
         data = read_bytes(data)
     if not data:
         raise BrokenImage("empty")
-    if channels not in {1, 3, 4}:
+    if channels not in ORDINARY:
         return decode_array(data, channels, max_pixels)
     if is_jpeg(data):
         return decode_jpeg(data, channels, max_pixels)
@@ -45,26 +45,3 @@ def read_bytes(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise BrokenImage((error.strerror or str(error)).lower()) from None
-
-
-def to_channels(image: Tensor, channels: int) -> Tensor:
-    """`(C, H, W)` uint8 with C of 1, 3 or 4 to `channels` of 1, 3 or 4, by the rules of `decode`; other numbers must
-    match already, else BrokenImage."""
-    have = image.shape[0]
-    if have == channels:
-        return image
-    if have not in {1, 3, 4} or channels not in {1, 3, 4}:
-        raise BrokenImage(f"has {have} channels, not {channels}")
-    if have == 4:
-        alpha = image[3:].int()
-        white = 255 * (255 - alpha)
-        image = ((image[:3].int() * alpha + white + 127) // 255).to(torch.uint8)
-    if channels == 1:
-        if image.shape[0] == 1:
-            return image
-        # ITU-R 601 luma in Pillow's fixed point, so that a grey image does not depend on which door it came in by.
-        red, green, blue = image.int()
-        return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[None]
-    if image.shape[0] == 1:
-        image = image.expand(3, -1, -1)
-    return torch.cat([image, torch.full_like(image[:1], 255)]) if channels == 4 else image

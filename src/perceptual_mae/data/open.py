@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from perceptual_mae.data import vision
+from perceptual_mae.data.channels import ORDINARY
 from perceptual_mae.data.folder import SUFFIXES, open_folder
 from perceptual_mae.data.types import Source
 from perceptual_mae.errors import UsageError
@@ -53,7 +54,7 @@ def _open_path(spec: str, split: str, channels: int) -> Source | None:
     from perceptual_mae.data import parquet
 
     path = Path(spec).expanduser()
-    suffixes = SUFFIXES if channels in {1, 3, 4} else SUFFIXES | {".npy"}
+    suffixes = SUFFIXES if channels in ORDINARY else SUFFIXES | {".npy"}
     if path.is_dir():
         if parquet.is_parquet_folder(path, suffixes):
             return parquet.open_parquet(spec, path, split)

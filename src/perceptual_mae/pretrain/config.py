@@ -219,6 +219,7 @@ class PretrainConfig:
             f"--optimizer.accumulate {self.optimizer.accumulate}: must divide --batch-size {self.batch_size}": (
                 self.optimizer.accumulate >= 1 and self.batch_size % self.optimizer.accumulate == 0
             ),
+            f"--log.picture-images {self.log.picture_images}: must be at least 1": self.log.picture_images >= 1,
             f"--log.every {self.log.every}: must be at least 1": self.log.every >= 1,
             f"--checkpoint.keep {self.checkpoint.keep}: must be at least 1": self.checkpoint.keep >= 1,
             f"--pixels.channels {self.pixels.channels}: must be at least 1": self.pixels.channels >= 1,

@@ -72,8 +72,8 @@ class RunFolder:
                 run.checkpoints.mkdir(exist_ok=True)
                 run.figures.mkdir(exist_ok=True)
                 write_text(path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-                if (path / "skipped.txt").exists():
-                    run._skipped = set((path / "skipped.txt").read_text(encoding="utf-8").splitlines())
+            if (path / "skipped.txt").exists():
+                run._skipped = set((path / "skipped.txt").read_text(encoding="utf-8").splitlines())
         except OSError as error:
             raise PmaeError(f"--out {path}: {error.strerror or error}") from None
         return run

@@ -85,19 +85,12 @@ class Trainer:
             PmaeError: the loss is not finite; the last good checkpoint is kept.
         """
         with StopRequest() as stop, ProgressDisplay(self.console, self.total, self.step) as display:
-            self.observe()
+            if self.step == 0:
+                self.observe()
             last_save = time.monotonic()
+            self.stopwatch.start()
             for batches in self.batches():
-                self.stopwatch.start()
-                clock = Clock(self.step, self.plan.steps_per_epoch)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate(self.step)
-                try:
-                    values = self.take_step(self.on_device(batches), clock)
-                except NonFinite as finding:
-                    raise self.stopped(finding, batches) from None
-                self.step += 1
-                self.meter.add(values)
+                values = self.learn_from(batches)
                 self.stopwatch.stop(self.plan.images_per_step)
                 self.run.skip((skip.name, skip.reason) for batch in batches for skip in batch.skipped)
 
@@ -111,10 +104,21 @@ class Trainer:
                     self.save()
                     last_save = time.monotonic()
                 if stopping and not self.over:
-                    saved = (
-                        f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
-                    )
-                    raise Interrupted(f"{saved}: the same command continues", stopping)
+                    done = f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
+                    raise Interrupted(f"{done}: the same command continues", stopping)
+                self.stopwatch.start()
+
+    def learn_from(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Take the next step, and return what it logs."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        try:
+            values = self.take_step(self.on_device(batches), Clock(self.step, self.plan.steps_per_epoch))
+        except NonFinite as finding:
+            raise self.stopped(finding, batches) from None
+        self.step += 1
+        self.meter.add(values)
+        return values
 
     @property
     def over(self) -> bool:

@@ -33,7 +33,7 @@ class Meter:
 
 
 class Stopwatch:
-    """Training time and images per second, without the time spent on pictures, validation and checkpoints."""
+    """Training time and images per second, reading included; pictures, validation and checkpoints are not."""
 
     def __init__(self) -> None:
         self.total = 0.0
@@ -41,14 +41,14 @@ class Stopwatch:
         self._lap_time, self._lap_images = 0.0, 0
 
     def stop(self, images: int) -> None:
-        """A step over `images` images ends."""
+        """A step over `images` images ends, and what comes now does not count."""
         passed = time.perf_counter() - self._since
         self.total += passed
         self._lap_time += passed
         self._lap_images += images
 
     def start(self) -> None:
-        """The next step begins."""
+        """The next step begins, with waiting for its images."""
         self._since = time.perf_counter()
 
     def rate(self) -> float:
