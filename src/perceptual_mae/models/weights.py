@@ -65,8 +65,8 @@ def load_mae_names(model: "MaskedAutoencoder", state: Mapping[str, Any]) -> Load
             if name not in _OWN_CONSTANTS:
                 missed.append(name)
             continue
-        if name in _POSITIONS and value.shape != target.shape and value.ndim == 3 and value.shape[2] == target.shape[2]:
-            value = resample(value.float(), model.grid, grids.get(name))
+        if name in grids and value.shape != target.shape and value.shape[2] == target.shape[2]:
+            value = resample(value.float(), model.grid, grids[name])
             resampled.append(name)
         if value.numel() == target.numel() and name in _OWN_CONSTANTS:
             value = value.reshape(target.shape)
@@ -97,18 +97,19 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _old_grids(tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Grids of the position embeddings in a file: a square one if that fits, else one of the model's own aspect."""
+    """Grids of the position embeddings in a file: a square one if that fits, else one of the model's own aspect.
+
+    Embeddings that are neither (DeiT's have a second token) are left out.
+    """
     grids = {}
     for name in _POSITIONS:
         if name not in tensors or tensors[name].ndim != 3:
             continue
         patches = tensors[name].shape[1] - 1
         side = math.isqrt(max(patches, 0))
-        if side * side != patches:
-            rows = round(math.sqrt(patches * grid[0] / grid[1])) or 1
+        rows = side if side * side == patches else round(math.sqrt(patches * grid[0] / grid[1]))
+        if rows > 0 and patches % rows == 0:
             grids[name] = (rows, patches // rows)
-        else:
-            grids[name] = (side, side)
     return grids
 
 
