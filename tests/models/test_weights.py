@@ -9,9 +9,10 @@ from perceptual_mae.errors import PmaeError
 from perceptual_mae.models import MaskedAutoencoder
 
 
-def model(
-    image_size: int | tuple[int, int] = 32, size: str = "micro", seed: int = 0, **more: object
-) -> MaskedAutoencoder:
+Side = int | tuple[int, int]
+
+
+def model(image_size: Side = 32, size: str = "micro", seed: int = 0, **more: object) -> MaskedAutoencoder:
     torch.manual_seed(seed)
     return MaskedAutoencoder.from_size(size, image_size=image_size, patch_size=8, **more)
 
