@@ -8,7 +8,6 @@ from torch import Tensor
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.models import MaskedAutoencoder
 
-
 Side = int | tuple[int, int]
 
 
