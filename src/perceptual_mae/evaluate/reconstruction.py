@@ -75,9 +75,10 @@ def reconstruction_errors(
         result = model(images, mask_ratio, draw_noise(len(images), model.num_patches, stream, device))
         hidden = result.mask
         squares = (result.patches.float() - result.target).square().mean(dim=-1)
+        share = hidden.float().mean(dim=1).clamp(min=1e-9)  # of removed patches; without any, the errors are 0
         pixels = mask_to_pixels(hidden, model.grid, model.patch_size)
-        errors = ((result.images - images).abs() * pixels).mean(dim=(1, 2, 3)) / pixels.float().mean(dim=(1, 2, 3))
-        sums["mse"] += float(((squares * hidden).sum(dim=1) / hidden.sum(dim=1)).sum())
+        errors = ((result.images - images).abs() * pixels).mean(dim=(1, 2, 3)) / share
+        sums["mse"] += float(((squares * hidden).mean(dim=1) / share).sum())
         sums["l1"] += float(errors.sum())
         seen += len(images)
     return {name: total / seen for name, total in sums.items()} if seen else {}
