@@ -56,31 +56,42 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(target)
     temporary.rename(target)
     flush_to_disk(folder)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    # Later ones can only be damaged, else training would have gone on from them.
+    kept = [path for path in checkpoints(folder) if _step(path) <= checkpoint.step][-keep:]
+    for path in checkpoints(folder):
+        if path not in kept:
+            shutil.rmtree(path)
     return target
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def load(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
     Raises:
-        OSError, ValueError, RuntimeError, SafetensorError: it is damaged.
+        OSError, ValueError, SafetensorError: it is damaged.
     """
-    match = _NAME.fullmatch(path.name)
-    if not match:
+    if not _NAME.fullmatch(path.name):
         raise ValueError(f"{path} is no checkpoint")
     networks = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
     if not networks:
         raise ValueError(f"{path} holds no weights")
-    training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(int(match[1]), networks, training)
+    try:
+        training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what the bytes of a damaged pickle raise is anybody's guess
+        raise ValueError(f"training.pt cannot be read: {type(error).__name__}") from error
+    return Checkpoint(_step(path), networks, training)
 
 
 def newest(folder: Path) -> Iterator[Checkpoint | tuple[Path, str]]:
@@ -88,7 +99,7 @@ def newest(folder: Path) -> Iterator[Checkpoint | tuple[Path, str]]:
     for path in reversed(checkpoints(folder)):
         try:
             yield load(path)
-        except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             yield path, str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
