@@ -1,0 +1,186 @@
+"""Checkpoints: whole or not there, the newest whole one is found, and nothing in them can execute."""
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from perceptual_mae.pretrain import checkpoint
+from perceptual_mae.pretrain.checkpoint import Checkpoint, checkpoints, clear_temporary, load, newest, save
+
+
+def at(step: int) -> Checkpoint:
+    """A checkpoint whose values say which step it is of."""
+    networks = {
+        "model": {"weight": torch.full((3, 2), float(step)), "count": torch.tensor(step)},
+        "other": {"bias": torch.arange(6.0).reshape(2, 3).T},
+    }
+    optimizer = {"state": {0: {"exp_avg": torch.full((3, 2), step + 0.5)}}, "param_groups": [{"betas": (0.9, 0.95)}]}
+    return Checkpoint(step, networks, {"optimizer": optimizer, "seconds": 1.5, "data": "digest", "empty": {}})
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(path.name[5:]) for path in checkpoints(folder)]
+
+
+def whole(folder: Path) -> list[int]:
+    """Steps of the checkpoints that can be read, newest first."""
+    return [found.step for found in newest(folder) if isinstance(found, Checkpoint)]
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = save(tmp_path, at(500), keep=2)
+    assert path.name == "step-00000500"
+    loaded = load(path)
+    assert loaded.step == 500
+    assert loaded.networks.keys() == {"model", "other"}
+    assert torch.equal(loaded.networks["model"]["weight"], torch.full((3, 2), 500.0))
+    assert loaded.networks["model"]["count"] == 500
+    assert torch.equal(loaded.training["optimizer"]["state"][0]["exp_avg"], torch.full((3, 2), 500.5))
+    assert loaded.training["optimizer"]["param_groups"] == [{"betas": (0.9, 0.95)}]
+    assert (loaded.training["seconds"], loaded.training["data"]) == (1.5, "digest")
+    assert load_file(path / "model.safetensors").keys() == {"weight", "count"}
+
+
+def test_only_the_newest_stay(tmp_path: Path) -> None:
+    for step in (5, 10, 15, 20):
+        save(tmp_path, at(step), keep=2)
+    assert steps(tmp_path) == [15, 20]
+    save(tmp_path, at(100_000_000), keep=3)  # a step of nine digits sorts by number, not by name
+    assert steps(tmp_path) == [15, 20, 100_000_000]
+    assert whole(tmp_path) == [100_000_000, 20, 15]
+    save(tmp_path, at(100_000_001), keep=1)
+    assert steps(tmp_path) == [100_000_001]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, at(5), keep=2)
+    again = Checkpoint(5, {"model": {"weight": torch.ones(1)}}, {"seconds": 9.0})
+    save(tmp_path, again, keep=2)
+    loaded = load(tmp_path / "step-00000005")
+    assert loaded.networks.keys() == {"model"}
+    assert loaded.training == {"seconds": 9.0}
+
+
+@pytest.mark.parametrize("where", ["save_file", "torch.save", "flush_to_disk", "rename"])
+def test_a_save_that_breaks_off_leaves_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    save(tmp_path, at(5), keep=1)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        owner = {"torch.save": checkpoint.torch, "rename": Path}.get(where, checkpoint)
+        patch.setattr(owner, where.rsplit(".", 1)[-1], full)
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path, at(10), keep=1)
+    assert whole(tmp_path) == [5]
+    assert not (tmp_path / "step-00000010").exists()
+    assert torch.equal(load(tmp_path / "step-00000005").networks["model"]["weight"], torch.full((3, 2), 5.0))
+    clear_temporary(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+    save(tmp_path, at(10), keep=1)
+    assert whole(tmp_path) == [10]
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path, at(5), keep=2)
+    shutil.copytree(path, tmp_path / ".tmp-step-00000010")
+    (tmp_path / "step-notes").mkdir()
+    assert whole(tmp_path) == [5]
+    save(tmp_path, at(10), keep=2)  # under the very name that is already there
+    assert whole(tmp_path) == [10, 5]
+
+
+DAMAGES = {
+    "weights cut": lambda path: _cut(path / "model.safetensors"),
+    "weights empty": lambda path: (path / "model.safetensors").write_bytes(b""),
+    "weights garbage": lambda path: (path / "model.safetensors").write_bytes(b"\xff" * 400),
+    "weights gone": lambda path: [file.unlink() for file in path.glob("*.safetensors")],
+    "training cut": lambda path: _cut(path / "training.pt"),
+    "training empty": lambda path: (path / "training.pt").write_bytes(b""),
+    "training garbage": lambda path: (path / "training.pt").write_bytes(b"\x00garbage" * 50),
+    "training text": lambda path: (path / "training.pt").write_text("not a checkpoint\n" * 30),
+    "training gone": lambda path: (path / "training.pt").unlink(),
+    "empty folder": lambda path: [file.unlink() for file in path.iterdir()],
+}
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_named_and_the_one_before_is_found(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, at(5), keep=2)
+    DAMAGES[damage](save(tmp_path, at(10), keep=2))
+    first, second = newest(tmp_path)
+    assert isinstance(first, tuple)
+    path, complaint = first
+    assert path.name == "step-00000010"
+    assert complaint
+    assert "\n" not in complaint
+    assert "weights_only" not in complaint  # PyTorch's own advice is to execute the file
+    assert isinstance(second, Checkpoint)
+    assert second.step == 5
+
+
+def test_random_bytes_never_get_past(tmp_path: Path) -> None:
+    save(tmp_path, at(5), keep=2)
+    path = save(tmp_path, at(10), keep=2)
+    generator = torch.Generator().manual_seed(0)
+    for length in (1, 2, 3, 10, 50, 1000):
+        for _ in range(30):
+            junk = torch.randint(0, 256, (length,), generator=generator, dtype=torch.uint8)
+            (path / "training.pt").write_bytes(bytes(junk.tolist()))
+            assert whole(tmp_path) == [5]
+
+
+class Malicious:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_nothing_in_a_checkpoint_can_execute(tmp_path: Path, how: str) -> None:
+    folder, touched = tmp_path / "checkpoints", tmp_path / "touched"
+    save(folder, at(5), keep=2)
+    path = save(folder, at(10), keep=2) / "training.pt"
+    if how == "torch":
+        torch.save({"optimizer": Malicious(touched)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Malicious(touched), protocol=2))
+    assert whole(folder) == [5]
+    assert not touched.exists()
+    # That it would execute elsewhere shows that the test can fail.
+    if how == "torch":
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert touched.exists()
+
+
+def test_saving_after_a_fall_back_does_not_drop_what_was_saved(tmp_path: Path) -> None:
+    # The newest, of step 20, is damaged; training goes on from 10 and saves at 12: that is now the one that counts.
+    save(tmp_path, at(10), keep=2)
+    _cut(save(tmp_path, at(20), keep=2) / "training.pt")
+    save(tmp_path, at(12), keep=1)
+    assert whole(tmp_path)[:1] == [12]
+    save(tmp_path, at(14), keep=1)
+    assert whole(tmp_path) == [14]
+
+
+def test_an_empty_folder_has_none(tmp_path: Path) -> None:
+    assert checkpoints(tmp_path) == []
+    assert list(newest(tmp_path / "not there")) == []
