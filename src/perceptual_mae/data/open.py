@@ -53,6 +53,8 @@ def open_source(spec: str, split: str = "train", *, channels: int = 3) -> Source
 def _open_path(spec: str, split: str, channels: int) -> Source | None:
     from perceptual_mae.data import parquet
 
+    if not spec:
+        raise UsageError(f"--data is empty: give {_FORMS}")
     path = Path(spec).expanduser()
     suffixes = SUFFIXES if channels in ORDINARY else SUFFIXES | {".npy"}
     if path.is_dir():
@@ -72,8 +74,6 @@ def _open_path(spec: str, split: str, channels: int) -> Source | None:
 
 def _unknown(spec: str, path: Path) -> str:
     """What to say of a name that is nothing: the nearest thing it could have meant."""
-    if not spec:
-        return f"--data is empty: give {_FORMS}"
     names = ["photos", *vision.NAMES]
     near = difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.7)
     if not near and path.parent.is_dir():

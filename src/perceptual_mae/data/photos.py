@@ -1,6 +1,7 @@
 """`photos`: the photographs that scikit-image and scikit-learn carry, cut into tiles. Needs no download."""
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ _VALIDATION_SHARE = 0.25
 
 # Photographs only (through lens, microscope or telescope); the drawings, pages and test charts beside them are not.
 _PHOTOS = {
-    "skimage": [
+    "skimage/data": [
         "astronaut.png",
         "brick.png",
         "camera.png",
@@ -36,7 +37,7 @@ _PHOTOS = {
         "retina.jpg",
         "rocket.jpg",
     ],
-    "sklearn": ["china.jpg", "flower.jpg"],
+    "sklearn/datasets/images": ["china.jpg", "flower.jpg"],
 }
 
 
@@ -85,17 +86,13 @@ def region(height: int, width: int, split: str) -> tuple[int, int, int, int]:
 @cache
 def _load_photos() -> dict[str, Tensor]:
     """Name to `(C, H, W)` uint8 with C of 1 or 3, in the photographs' own colours."""
-    import skimage
-    import sklearn
-
-    folders = {
-        "skimage": Path(skimage.__file__).parent / "data",
-        "sklearn": Path(sklearn.__file__).parent / "datasets" / "images",
-    }
     photos = {}
-    for package, files in _PHOTOS.items():
+    for folder, files in _PHOTOS.items():
+        package, *inside = folder.split("/")
+        spec = find_spec(package)  # and no import: that takes a second
+        root = Path(spec.origin).parent.joinpath(*inside) if spec and spec.origin else Path()
         for file in files:
-            path = folders[package] / file
+            path = root / file
             if not path.is_file():  # which files are bundled has changed between versions
                 continue
             with Image.open(path) as opened:

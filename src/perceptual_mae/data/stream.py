@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -64,20 +65,28 @@ class BatchStream:
             generator=torch.Generator(),  # its own: else each pass would draw a number from the trainer's stream
         )
         batches = iter(loader)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError as error:
-                if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
-                    raise PmaeError(
-                        "a data worker died, most often for lack of (shared) memory: lower --loader.workers, 0 for none"
-                    ) from error
-                raise
-            if batch is None:
-                return
-            if isinstance(batch, PmaeError):
-                raise batch
-            yield batch
+        try:
+            while (batch := _next(batches)) is not None:
+                yield batch
+        finally:
+            # Now, and not when the last traceback that knows the iterator is forgotten: by then another stream may
+            # have forked, and its workers would try to end these.
+            getattr(batches, "_shutdown_workers", _nothing)()
+
+
+def _next(batches: Iterator[Batch | PmaeError]) -> Batch | None:
+    """The next batch, None at the end. Raises PmaeError: one that was made instead, or a worker died."""
+    try:
+        batch = next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+            raise PmaeError(
+                "a data worker died, most often for lack of (shared) memory: lower --loader.workers, 0 for none"
+            ) from error
+        raise
+    if isinstance(batch, PmaeError):
+        raise batch
+    return batch
 
 
 def auto_workers(on_gpu: bool, processes: int = 1) -> int:
@@ -108,6 +117,17 @@ def _settle(worker: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     torch.set_num_threads(1)
+    sys.excepthook = _unless_main_left
+
+
+def _unless_main_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A main process that is interrupted while it takes over a batch needs no second report from the worker."""
+    if not issubclass(kind, (EOFError, ConnectionError, multiprocessing.AuthenticationError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _as_it_is(batch: Any) -> Any:
