@@ -1,7 +1,7 @@
 """Checkpoints: a folder each, either whole or not there.
 
 `checkpoints/step-00000500/` holds a safetensors file for every network and `training.pt`, a `torch.save` of tensors and
-plain values (optimisers, random states, counters) that is read with `weights_only=True`: nothing in it can execute.
+plain values (optimisers, counters) that is read with `weights_only=True`: nothing in it can execute.
 """
 
 import re

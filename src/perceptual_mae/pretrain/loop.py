@@ -26,10 +26,10 @@ from perceptual_mae.pretrain.progress import ProgressDisplay
 from perceptual_mae.pretrain.schedule import Clock, learning_rate, total_steps
 from perceptual_mae.pretrain.signals import Interrupted, StopRequest
 from perceptual_mae.pretrain.step import MicroBatch, NonFinite, Player, TrainingStep
-from perceptual_mae.seeds import generator
+from perceptual_mae.seeds import generator, mixed
 
-NOISE_STREAM = 2
-"""Which of a seed's random streams the masks come from."""
+NOISE_STREAM, GLOBAL_STREAM = 21, 22
+"""Which of a seed's random streams the masks, and PyTorch's own generator, are made from."""
 
 
 class Trainer:
@@ -110,6 +110,8 @@ class Trainer:
 
     def learn_from(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Take the next step, and return what it logs."""
+        # Whatever draws from PyTorch's own generator (dropout, drop path) draws the same after a resume.
+        torch.manual_seed(mixed(self.config.seed, GLOBAL_STREAM, self.step, self.accelerator.process_index))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         try:
@@ -208,7 +210,6 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "seconds": self.stopwatch.total,
             "data": self.train.fingerprint(),
-            "torch_rng": torch.get_rng_state(),
         }
         state = Checkpoint(self.step, {"model": self.model.state_dict()}, training)
         checkpoint.save(self.run.checkpoints, state, self.config.checkpoint.keep)
@@ -231,7 +232,6 @@ class Trainer:
                 self.optimizer.load_state_dict(found.training["optimizer"])
                 self.meter.load_state_dict(found.training["meter"])
                 self.stopwatch.total = found.training["seconds"]
-                torch.set_rng_state(found.training["torch_rng"])
                 self.step = found.step
                 notes.append(f"continuing after step {self.step} of {self.total}")
                 if found.training["data"] != self.train.fingerprint():

@@ -1,0 +1,1 @@
+"""The figures this project promises, each a script that prints JSON: `python -m benchmarks` runs them all."""

@@ -1,0 +1,50 @@
+"""Parts that benchmarks share: the machine's own rate, and the bare training step."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from perceptual_mae.losses.pixel import masked_mse
+from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.pretrain.build import build_optimizer
+from perceptual_mae.pretrain.config import OptimizerConfig
+
+GFLOP = {"base": 58.8, "micro": 0.126}
+"""Forward, backward and step over one image at the sizes below; a multiply-add is two."""
+SHAPES = {"base": (224, 16, 8), "micro": (64, 8, 256)}
+"""Image size, patch size and batch."""
+
+
+def matmul_gflops(side: int = 4096, tries: int = 4) -> float:
+    """GFLOP/s of a large fp32 matrix product: what this machine can do at best, now."""
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    return 2 * side**3 / min(seconds(lambda: a @ b) for _ in range(tries)) / 1e9
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def bare_step(model_name: str, bf16: bool = False, compile_blocks: bool = False) -> Callable[[], None]:
+    """Forward, backward and optimiser step on one batch that is there already."""
+    side, patch, batch = SHAPES[model_name]
+    torch.manual_seed(0)
+    model = MaskedAutoencoder.from_size(model_name, image_size=side, patch_size=patch)
+    if compile_blocks:
+        for block in (*model.blocks, *model.decoder_blocks):
+            block.compile()
+    optimizer = build_optimizer(model, OptimizerConfig(), 1e-4)
+    images = torch.rand(batch, 3, side, side)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, _ = masked_mse(model(images), images)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
