@@ -49,7 +49,7 @@ class PhotoTiles:
 
     def __init__(self, split: str) -> None:
         self.name = "photos"
-        self._photos = _load_photos()
+        self._photos = load_photos()
         self.classes = tuple(self._photos)
         self._tiles: list[tuple[int, int, int]] = []
         """Photograph, top and left of each tile."""
@@ -84,7 +84,7 @@ def region(height: int, width: int, split: str) -> tuple[int, int, int, int]:
 
 
 @cache
-def _load_photos() -> dict[str, Tensor]:
+def load_photos() -> dict[str, Tensor]:
     """Name to `(C, H, W)` uint8 with C of 1 or 3, in the photographs' own colours."""
     photos = {}
     for folder, files in _PHOTOS.items():
