@@ -240,6 +240,7 @@ class Trainer:
             notes.append(f"checkpoint {found[0].name} is damaged ({found[1]}), taking the one before")
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
+            checkpoint.clear_temporary(self.run.checkpoints)
         return "; ".join(notes)
 
     def stopped(self, finding: NonFinite, batches: Sequence[Batch]) -> PmaeError:
