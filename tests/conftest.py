@@ -5,20 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# No test may need the network. And two threads that wait for each other on busy cores are a hundred times slower than
+# one: the models here are tiny. Both hold for the processes that tests start, too.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from torch import Tensor
 
 from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, PretrainConfig
 
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).parents[1]
 MakeConfig = Callable[..., PretrainConfig]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _offline() -> None:
-    """No test may need the network."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
