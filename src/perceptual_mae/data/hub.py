@@ -1,7 +1,7 @@
 """A data set of the Hugging Face hub: `hub:USER/NAME` or `hub:USER/NAME:CONFIG`."""
 
 from perceptual_mae.data.arrow import ArrowSource
-from perceptual_mae.data.load import first_line, load
+from perceptual_mae.data.load import first_line, load, quietly
 from perceptual_mae.data.splits import pick_name
 from perceptual_mae.errors import PmaeError, UsageError
 
@@ -21,7 +21,8 @@ def open_hub(spec: str, split: str) -> ArrowSource | None:
     from datasets import get_dataset_split_names
 
     try:
-        names = list(get_dataset_split_names(name, config or None))
+        with quietly():
+            names = list(get_dataset_split_names(name, config or None))
     except Exception as error:  # the network and the hub's own errors
         raise PmaeError(f"{spec} could not be found ({first_line(error)}): {_ADVICE}") from error
     chosen = pick_name(names, split)

@@ -1,7 +1,10 @@
 """`datasets.load_dataset`, with errors in one line."""
 
 import errno
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +20,36 @@ def load(spec: str, builder: str, advice: str, **options: Any) -> "Dataset":
     Raises:
         PmaeError: whatever went wrong, named by its first line, with `advice`.
     """
-    import datasets
+    from datasets import load_dataset
 
     from perceptual_mae.data.arrow import without_decoding
 
-    quiet = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
-    if quiet:  # a log file wants no bar
+    with quietly():
+        try:
+            return without_decoding(load_dataset(builder, **options))
+        except Exception as error:  # the network, the disk and a dozen file formats meet here
+            cause = root_cause(error)
+            if isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT}:
+                advice = "HF_HOME names the folder of its cache, which must be writable and have room"
+            raise PmaeError(f"{spec} could not be loaded ({first_line(error)}): {advice}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Progress bars at a terminal only, and no log of what the libraries try again: what fails is said once, here."""
+    import datasets
+
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    no_bars = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    if no_bars:
         datasets.disable_progress_bars()
     try:
-        return without_decoding(datasets.load_dataset(builder, **options))
-    except Exception as error:  # the network, the disk and a dozen file formats meet here
-        cause = root_cause(error)
-        if isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT}:
-            advice = "HF_HOME names the folder of its cache, which must be writable and have room"
-        raise PmaeError(f"{spec} could not be loaded ({first_line(error)}): {advice}") from error
+        yield
     finally:
-        if quiet:
+        hub.setLevel(level)
+        if no_bars:
             datasets.enable_progress_bars()
 
 
