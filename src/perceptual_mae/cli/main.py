@@ -35,7 +35,20 @@ example:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except PmaeError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone (`pmae ... | head`); there is nobody to tell
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<14} {line}" for name, line in COMMANDS.items())), end="")
         return 0
@@ -46,17 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         from perceptual_mae.cli.parser import nearest
 
-        return _say(f"no command {name!r}{nearest(name, COMMANDS)} `pmae --help` lists them", 2)
+        return _say(f"no command {name!r}{nearest(name, COMMANDS)}; `pmae --help` lists them", 2)
     try:
-        command = importlib.import_module(f"perceptual_mae.cli.{name}")
-        command.run(rest)
-    except PmaeError as error:
-        return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone (`pmae ... | head`); there is nobody to tell
-        return 1
+        importlib.import_module(f"perceptual_mae.cli.{name}").run(rest)
+    except SystemExit as end:  # `--help` and `--print_config` end so
+        return int(end.code or 0)
     return 0
 
 

@@ -65,7 +65,7 @@ class Parser(jsonargparse.ArgumentParser):
         kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == name), None)
         choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
         hint = f"give {_in_words(kind)}"
-        return f"{hint}{nearest(value, choices).removesuffix(';')}" if choices else hint
+        return f"{hint}{nearest(value, choices)}"
 
 
 def _choices(kind: Any) -> list[Any]:
@@ -89,9 +89,9 @@ def _in_words(kind: Any) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest known word, or `;`."""
+    """`; did you mean X?` for the nearest known word, if any is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ";"
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _hyphens(text: str) -> str:
