@@ -1,0 +1,42 @@
+"""Files that are whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perceptual_mae import files
+from perceptual_mae.files import write_atomically, write_json, write_text
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    write_text(path, "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half of the ne")
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_is_taken_only_when_all_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "folder" / "notes.txt"
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(files, "flush_to_disk", lambda flushed: seen.append((flushed.read_text(), path.exists())))
+    write_text(path, "grüße\n")
+    assert seen == [("grüße\n", False)]
+    assert path.read_bytes() == "grüße\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    write_json(path, {"a": [1, 2.5, None]})
+    assert json.loads(path.read_text()) == {"a": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"loss": float("nan")})
+    assert json.loads(path.read_text()) == {"a": [1, 2.5, None]}
