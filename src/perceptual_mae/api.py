@@ -19,9 +19,9 @@ from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfi
 from perceptual_mae.pretrain.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loop import Trainer
+from perceptual_mae.pretrain.memory import keep_freed_memory
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.html import write_report
-
 
 EXPECTATION_IMAGES = 256
 """Images that the loss of a model that has learnt nothing is measured on."""
@@ -39,6 +39,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
     """
     config.check()
     accelerator = make_accelerator(config)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         train, validation = open_data(config)

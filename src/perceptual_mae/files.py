@@ -7,26 +7,30 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place: a crash leaves the old file or the new."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then put it in place: a crash leaves the old file or the new.
+
+    Returns:
+        `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
         flush_to_disk(temporary)
-        temporary.replace(path)
+        return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> Path:
     """A text file, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> Path:
     """A JSON file, atomically. NaN and infinity are refused: they are no JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def flush_to_disk(path: Path) -> None:

@@ -12,6 +12,7 @@ from perceptual_mae.pretrain.config import LogConfig
 from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
 from perceptual_mae.pretrain.schedule import spread
 from perceptual_mae.report.figures import reconstruction_grid, save
+from perceptual_mae.seeds import Stream, permutation
 
 
 class Pictures:
@@ -73,7 +74,7 @@ class NearestNeighbours:
 def some(source: Source, count: int, moment: Moment) -> BatchStream:
     """A seeded sample of a source, in central crops, batch by batch."""
     config = moment.run.config
-    chosen = np.random.default_rng(config.seed).permutation(len(source))[:count]
+    chosen = permutation(len(source), config.seed, Stream.SAMPLE)[:count]
     return eval_batches(
         source,
         np.sort(chosen).tolist(),

@@ -1,17 +1,38 @@
 """Randomness as a pure function of a seed and of what it is for: nothing to save, so a run resumes exactly."""
 
+from enum import IntEnum
+
 import numpy as np
 import torch
 
 
-def mixed(seed: int, *purpose: int) -> int:
-    """A 64-bit seed from a run's seed and numbers that say what it is for (a stream, a step, ...).
+class Stream(IntEnum):
+    """What random numbers are for: each purpose has a stream of its own for every seed."""
 
-    Uses NumPy's `SeedSequence`, so that neighbouring steps or seeds give unrelated streams.
+    PERMUTATION = 1
+    CROPS = 2
+    STAND_INS = 3
+    PICTURES = 4
+    MASKS = 5
+    STEP = 6
+    EVALUATION_MASKS = 7
+    SAMPLE = 8
+
+
+def mixed(seed: int, stream: Stream, *place: int) -> int:
+    """A 63-bit seed from a run's seed, a stream, and numbers that say where in it (an epoch, a step, ...).
+
+    Uses NumPy's `SeedSequence`, so that neighbouring steps or seeds give unrelated numbers.
     """
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1, np.uint64)[0] >> 1)
+    words = [number & 0xFFFFFFFFFFFFFFFF for number in (seed, stream, *place)]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-def generator(seed: int, *purpose: int) -> torch.Generator:
-    """A CPU generator seeded with `mixed`."""
-    return torch.Generator().manual_seed(mixed(seed, *purpose))
+def generator(seed: int, stream: Stream, *place: int) -> torch.Generator:
+    """A CPU generator for PyTorch, seeded with `mixed`."""
+    return torch.Generator().manual_seed(mixed(seed, stream, *place))
+
+
+def permutation(length: int, seed: int, stream: Stream, *place: int) -> np.ndarray:
+    """A permutation of `length` numbers, int64."""
+    return np.random.default_rng(mixed(seed, stream, *place)).permutation(length)

@@ -13,36 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptual_mae.errors import UsageError
+from perceptual_mae.augment.settings import CropConfig
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
 
 TRIES = 10
 """How often torchvision tries for a box that fits into the image before it falls back on a central one."""
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """What a training crop may be.
-
-    Attributes:
-        scale: least and greatest share of the image's area.
-        ratio: least and greatest aspect of the crop over the aspect of the output (crops for a wide output are wide).
-        flip: probability of a horizontal flip.
-    """
-
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UsageError(f"crop.scale is {tuple(self.scale)}: give the least and the greatest share, in (0, 1]")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UsageError(f"crop.ratio is {tuple(self.ratio)}: give the least and the greatest, both above 0")
-        if not 0 <= self.flip <= 1:
-            raise UsageError(f"crop.flip is {self.flip}: give a probability in [0, 1]")
 
 
 @dataclass(frozen=True)

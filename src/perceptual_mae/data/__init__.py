@@ -3,7 +3,7 @@
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.loader import train_loader
 from perceptual_mae.data.open import open_source
-from perceptual_mae.data.plan import SamplePlan, mix
+from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream, auto_workers
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, to_float
 from perceptual_mae.data.views import EvalStream, eval_batches, first_readable, fixed_images
@@ -23,7 +23,6 @@ __all__ = [
     "eval_batches",
     "first_readable",
     "fixed_images",
-    "mix",
     "open_source",
     "to_float",
     "train_loader",

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw_crops
 from perceptual_mae.data.decode import MAX_PIXELS, decode
-from perceptual_mae.data.plan import SamplePlan, mix
+from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
 from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.seeds import Stream, generator, mixed
 
-_CROPS, _STAND_INS = 1, 2
-"""What a seed is mixed for."""
 _RANDOM_TRIES = 16
 """Stand-ins drawn for a broken image before all images are tried in turn."""
 
@@ -97,9 +96,9 @@ class TrainBatches:
         indices = self.plan.indices(step)
         total = len(indices)
         start, stop = total * piece // self.pieces, total * (piece + 1) // self.pieces
-        generator = torch.Generator().manual_seed(mix(self.plan.seed, step, _CROPS))
+        stream = generator(self.plan.seed, Stream.CROPS, step)
         # For the whole batch, then cut: the crops do not depend on the number of pieces.
-        draws = draw_crops(total, generator, self.crop, self.size).part(start, stop)
+        draws = draw_crops(total, stream, self.crop, self.size).part(start, stop)
         heights, widths = draws.heights.tolist(), draws.widths.tolist()
         positions, flips = draws.positions.tolist(), draws.flips.tolist()
 
@@ -126,7 +125,7 @@ class TrainBatches:
             except BrokenImage as broken:
                 skipped.append(Skip(item.name, str(broken)))
             if attempt < _RANDOM_TRIES:
-                index = mix(self.plan.seed, step, _STAND_INS, place, attempt) % length
+                index = mixed(self.plan.seed, Stream.STAND_INS, step, place, attempt) % length
             else:
                 index = (index + 1) % length
         raise PmaeError(f"no image in {self.source.name} can be read; the last, {item.name}: {skipped[-1].reason}")

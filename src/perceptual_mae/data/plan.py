@@ -3,17 +3,11 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from perceptual_mae.errors import UsageError
-
-
-def mix(*numbers: int) -> int:
-    """A 64-bit seed from several numbers: near seeds and near steps give streams that have nothing in common."""
-    words = [number & 0xFFFFFFFFFFFFFFFF for number in numbers]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+from perceptual_mae.seeds import Stream, permutation
 
 
 @dataclass(frozen=True)
@@ -58,4 +52,4 @@ class SamplePlan:
 
 @lru_cache(maxsize=2)
 def _permutation(length: int, seed: int, epoch: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(mix(seed, epoch)).permutation(length))
+    return torch.from_numpy(permutation(length, seed, Stream.PERMUTATION, epoch))

@@ -81,7 +81,7 @@ def _next(batches: Iterator[Batch | PmaeError]) -> Batch | None:
     except RuntimeError as error:
         if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
             raise PmaeError(
-                "a data worker died, most often for lack of (shared) memory: lower --loader.workers, 0 for none"
+                "a data worker died, most often for lack of (shared) memory: lower --workers, 0 for none"
             ) from error
         raise
     if isinstance(batch, PmaeError):

@@ -1,18 +1,22 @@
 """Images to look at and to measure on: no random crops, the central part instead."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from perceptual_mae.augment.crops import center_crop_resize
 from perceptual_mae.data.decode import MAX_PIXELS, decode
-from perceptual_mae.data.plan import mix
 from perceptual_mae.data.stream import BatchStream
-from perceptual_mae.data.types import Batch, BrokenImage, Skip, Source
+from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
 from perceptual_mae.errors import PmaeError
+from perceptual_mae.seeds import Stream, permutation
+
+CANDIDATES = 32
+"""Images looked through, for each one wanted, to find different classes."""
 
 
 def first_readable(source: Source, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -131,15 +135,14 @@ def fixed_images(
 ) -> tuple[Tensor, list[str]]:
     """A seeded choice of images for the pictures of a run: `(n, C, H, W)` uint8 and their n names.
 
-    n is `count`, or fewer where the source has not so many that can be read (see `first_readable`).
+    Where there are labels, as many classes as possible are shown. n is `count`, or fewer where the source has not so
+    many that can be read (see `first_readable`).
     """
-    order = np.random.default_rng(mix(seed)).permutation(len(source))
     images: list[Tensor] = []
     names: list[str] = []
-    for index in order:
+    for item in _across_classes(source, count, seed):
         if len(images) == count:
             break
-        item = source[int(index)]
         try:
             images.append(center_crop_resize(decode(item.data, channels, max_pixels), image_size))
         except BrokenImage:  # reported by the training batches that meet it
@@ -148,3 +151,17 @@ def fixed_images(
     if not images:
         return torch.empty(0, channels, *image_size, dtype=torch.uint8), []
     return torch.stack(images), names
+
+
+def _across_classes(source: Source, count: int, seed: int) -> Iterator[Item]:
+    """All items in a random order in which, among the first ones, every class comes before any comes again."""
+    order = permutation(len(source), seed, Stream.PICTURES).tolist()
+    first, rest = order[: CANDIDATES * count], order[CANDIDATES * count :]
+    seen: Counter[int] = Counter()
+    turns = []
+    for index in first:
+        label = source[index].label
+        turns.append((seen[label], index))
+        seen[label] += 1
+    turns.sort(key=lambda turn: turn[0])  # stable: within a turn the order stays random
+    return (source[index] for index in itertools.chain((index for _, index in turns), rest))

@@ -11,10 +11,7 @@ from perceptual_mae.losses.term import LossTerm
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.masking import draw_noise
 from perceptual_mae.models.patches import mask_to_pixels
-from perceptual_mae.seeds import generator
-
-MASK_STREAM = 11
-"""Which of a seed's random streams evaluation masks come from: image i has the same mask for every model."""
+from perceptual_mae.seeds import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def look(model: MaskedAutoencoder, images: Tensor, mask_ratio: float, seed: int 
     """
     device = model.mean.device
     images = (to_float(images) if images.dtype == torch.uint8 else images).to(device)
-    noise = draw_noise(len(images), model.num_patches, generator(seed, MASK_STREAM), device)
+    noise = draw_noise(len(images), model.num_patches, generator(seed, Stream.EVALUATION_MASKS), device)
     reconstruction = model(images, mask_ratio, noise)
     masks = mask_to_pixels(reconstruction.mask, model.grid, model.patch_size)
     return Look(images.cpu(), masks.cpu(), reconstruction.images.float().cpu())
@@ -67,7 +64,7 @@ def reconstruction_errors(
     """
     device, seen = model.mean.device, 0
     sums = {"mse": 0.0, "l1": 0.0}
-    stream = generator(seed, MASK_STREAM)
+    stream = generator(seed, Stream.EVALUATION_MASKS)
     for batch in batches:
         images = to_float(batch.images.to(device))
         if not len(images):
@@ -96,7 +93,7 @@ def expected_losses(
     """
     device = model.mean.device
     floats = to_float(images.to(device))
-    noise = draw_noise(len(floats), model.num_patches, generator(0, MASK_STREAM), device)
+    noise = draw_noise(len(floats), model.num_patches, generator(0, Stream.EVALUATION_MASKS), device)
     result = model(floats, mask_ratio, noise)
     B, N, pixels = result.target.shape
     colour = result.target.reshape(-1, model.in_channels).mean(dim=0)

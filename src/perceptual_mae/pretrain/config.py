@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError
 
 
@@ -50,21 +51,6 @@ class PixelConfig:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     norm_pix_loss: bool = False
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """Augmentation: a random part of each image, resized (bicubic), perhaps mirrored.
-
-    Attributes:
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest ratio of width to height.
-        flip: probability of a horizontal flip.
-    """
-
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 from safetensors.torch import save_file
 
-from perceptual_mae.augment.crops import CropConfig
 from perceptual_mae.data import Batch, SamplePlan, Source, auto_workers, to_float, train_loader
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.files import write_atomically
@@ -26,10 +24,7 @@ from perceptual_mae.pretrain.progress import ProgressDisplay
 from perceptual_mae.pretrain.schedule import Clock, learning_rate, total_steps
 from perceptual_mae.pretrain.signals import Interrupted, StopRequest
 from perceptual_mae.pretrain.step import MicroBatch, NonFinite, Player, TrainingStep
-from perceptual_mae.seeds import generator, mixed
-
-NOISE_STREAM, GLOBAL_STREAM = 21, 22
-"""Which of a seed's random streams the masks, and PyTorch's own generator, are made from."""
+from perceptual_mae.seeds import Stream, generator, mixed
 
 
 class Trainer:
@@ -111,7 +106,7 @@ class Trainer:
     def learn_from(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Take the next step, and return what it logs."""
         # Whatever draws from PyTorch's own generator (dropout, drop path) draws the same after a resume.
-        torch.manual_seed(mixed(self.config.seed, GLOBAL_STREAM, self.step, self.accelerator.process_index))
+        torch.manual_seed(mixed(self.config.seed, Stream.STEP, self.step, self.accelerator.process_index))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         try:
@@ -143,7 +138,7 @@ class Trainer:
             self.plan,
             image_size=config.size,
             channels=config.pixels.channels,
-            crop=CropConfig(**asdict(config.crop)),
+            crop=config.crop,
             first_step=self.step,
             last_step=self.total,
             rank=accelerator.process_index,
@@ -162,7 +157,7 @@ class Trainer:
         micro-batches does not change what is masked.
         """
         device, images = self.accelerator.device, self.plan.images_per_step
-        stream = generator(self.config.seed, NOISE_STREAM, self.step)
+        stream = generator(self.config.seed, Stream.MASKS, self.step)
         noise = draw_noise(images, self.model.num_patches, stream, torch.device("cpu"))
         place = images * self.accelerator.process_index // self.accelerator.num_processes
         mine = noise[place : place + sum(len(batch.images) for batch in batches)]

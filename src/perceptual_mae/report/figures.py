@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from perceptual_mae.report.files import write_atomically
+from perceptual_mae.files import write_atomically
 from perceptual_mae.report.pictures import Box, Images, Mosaic, hide, mosaic, to_array, to_pictures
 
 WORDS = "#7a7f87"
@@ -54,7 +54,7 @@ def save(figure: Figure, path: Path) -> Path:
     with warnings.catch_warnings():
         # File names come in every script; a font without one of their letters draws a box, and that is fine.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
-        return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=figure.dpi))
+        return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=figure.dpi))
 
 
 def _masked(originals: Images, masks_shown: Images) -> Images:

@@ -14,10 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from perceptual_mae import __version__
+from perceptual_mae.files import write_text
 from perceptual_mae.report import story
 from perceptual_mae.report.curves import LINES, is_noisy, plot_area, sampled, svg
 from perceptual_mae.report.embed import Embedded, embed
-from perceptual_mae.report.files import write_atomically
 from perceptual_mae.report.panels import Panel, panels
 from perceptual_mae.report.run_folder import RunFolder, read_run
 from perceptual_mae.report.words import count, is_number, number
@@ -63,7 +63,7 @@ def write_report(run: Path, defaults: Mapping[str, Any] | None = None) -> Path:
         UsageError: `run` is no run folder.
     """
     page = render(read_run(Path(run)), defaults)
-    return write_atomically(Path(run) / "report.html", lambda file: file.write(page.encode()))
+    return write_text(Path(run) / "report.html", page)
 
 
 def render(run: RunFolder, defaults: Mapping[str, Any] | None = None) -> str:
