@@ -207,13 +207,13 @@ def demo_config(out: str) -> PretrainConfig:
         model="micro",
         image_size=64,
         patch_size=8,
-        epochs=30,
-        batch_size=128,
+        epochs=22,
+        batch_size=64,
         lr=1.5e-3,
-        save_every=100,
+        save_every=250,
         optimizer=OptimizerConfig(warmup_epochs=2),
         crop=CropConfig(scale=(0.4, 1.0)),
-        log=LogConfig(every=10, pictures=10, knn_every=5),
+        log=LogConfig(every=20, pictures=10, knn_every=5),
     )
 
 
@@ -231,7 +231,7 @@ def demo(out: str = "runs/demo", console: Console | None = None) -> Path:
     after, _ = trained_model(folder)
     untrained = look(build_model(config).eval(), images, config.mask_ratio, config.seed)
     trained = look(after, images, config.mask_ratio, config.seed)
-    figure = before_after_grid(trained.originals, trained.masks, untrained.reconstructions, trained.reconstructions)
+    figure = before_after_grid(trained.originals, trained.masks, untrained.pasted, trained.pasted)
     save(figure, folder.figures / "before-after.png")
     report(path)
     return path

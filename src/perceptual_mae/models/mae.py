@@ -48,6 +48,11 @@ class Reconstruction:
         """
         return self._to_pixels(self.patches)
 
+    @property
+    def pyramid(self) -> tuple[Tensor, ...]:
+        """The reconstruction at every scale the decoder draws, coarse to fine; this one draws the finest only."""
+        return (self.images,)
+
 
 class PatchProjection(nn.Module):
     """The weights that make tokens of patches, under the name that checkpoints give them: `patch_embed.proj`."""

@@ -63,12 +63,11 @@ class Trainer:
             # Region by region: all blocks share one compiled kernel, and names in the state dict stay as they are.
             for block in (*self.model.blocks, *self.model.decoder_blocks):
                 block.compile()
-        self.optimizer = build_optimizer(self.model, config.optimizer, config.learning_rate)
-        network, optimizer = accelerator.prepare(self.model, self.optimizer)
+        optimizer = build_optimizer(self.model, config.optimizer, config.learning_rate)
+        generator = Player.prepare(accelerator, self.model, optimizer)
+        self.players = {"model": generator}
         terms = [(term, LOSSES[term.loss]) for term in METHODS[config.method].terms]
-        self.take_step = TrainingStep(
-            accelerator, Player(network, optimizer), terms, config.mask_ratio, config.optimizer.clip_grad
-        )
+        self.take_step = TrainingStep(accelerator, generator, terms, config.mask_ratio, config.optimizer.clip_grad)
         self.step = 0
         self.meter, self.stopwatch = Meter(), Stopwatch()
 
@@ -107,8 +106,9 @@ class Trainer:
         """Take the next step, and return what it logs."""
         # Whatever draws from PyTorch's own generator (dropout, drop path) draws the same after a resume.
         torch.manual_seed(mixed(self.config.seed, Stream.STEP, self.step, self.accelerator.process_index))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
+        for player in self.players.values():
+            for group in player.optimizer.param_groups:
+                group["lr"] = self.rate(self.step)
         try:
             values = self.take_step(self.on_device(batches), Clock(self.step, self.plan.steps_per_epoch))
         except NonFinite as finding:
@@ -201,13 +201,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         training = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
             "meter": self.meter.state_dict(),
             "seconds": self.stopwatch.total,
             "data": self.train.fingerprint(),
         }
-        state = Checkpoint(self.step, {"model": self.model.state_dict()}, training)
-        checkpoint.save(self.run.checkpoints, state, self.config.checkpoint.keep)
+        networks = {name: player.module.state_dict() for name, player in self.players.items()}
+        checkpoint.save(self.run.checkpoints, Checkpoint(self.step, networks, training), self.config.checkpoint.keep)
         encoder = {name: tensor.contiguous() for name, tensor in self.model.encoder_state_dict().items()}
         metadata = {name: json.dumps(getattr(self.model, name).flatten().tolist()) for name in ("mean", "std")}
         metadata |= {"method": self.config.method, "model": self.config.model, "step": str(self.step)}
@@ -223,8 +223,9 @@ class Trainer:
         notes = []
         for found in checkpoint.newest(self.run.checkpoints):
             if isinstance(found, Checkpoint):
-                self.model.load_state_dict(found.networks["model"])
-                self.optimizer.load_state_dict(found.training["optimizer"])
+                for name, player in self.players.items():
+                    player.module.load_state_dict(found.networks[name])
+                    player.optimizer.load_state_dict(found.training["optimizers"][name])
                 self.meter.load_state_dict(found.training["meter"])
                 self.stopwatch.total = found.training["seconds"]
                 self.step = found.step

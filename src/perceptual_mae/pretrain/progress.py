@@ -63,7 +63,7 @@ class ProgressDisplay:
             left = (self.total - done) * (self._last_line - self._begun) / (done - self._first)
             self.console.print(
                 f"step {done}/{self.total}  epoch {epoch:.2f}  loss {self._loss:.4f}  "
-                f"{self._rate:,.0f} images/s  {_clock(left)} left",
+                + (f"{self._rate:,.0f} images/s  {_clock(left)} left" if self._rate else ""),
                 highlight=False,
             )
 

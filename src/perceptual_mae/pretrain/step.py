@@ -16,10 +16,23 @@ from perceptual_mae.pretrain.schedule import Clock
 
 @dataclass
 class Player:
-    """A network and its optimiser. The generator is one; an adversary will be another."""
+    """A network that learns, with an optimiser of its own. The generator is one; an adversary is another.
 
+    Attributes:
+        module: the network as it is saved.
+        network: the network as it is called: the same one, spread over processes and in mixed precision.
+        optimizer: of the module's parameters.
+    """
+
+    module: nn.Module
     network: nn.Module
     optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def prepare(cls, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> "Player":
+        """Hand a network on its device, and its optimiser, to accelerate."""
+        network, _ = accelerator.prepare(module, optimizer)
+        return cls(module, network, optimizer)
 
 
 @dataclass(frozen=True)
