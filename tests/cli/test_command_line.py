@@ -258,9 +258,9 @@ def test_the_config_of_a_run_repeats_it(
 def test_flags_reach_the_run(tmp_path: Path, make_config: Callable[..., PretrainConfig]) -> None:
     flags = "--data photos --model micro --image-size 16x24 --patch-size 8 --batch-size 4 --max-steps 1 --device cpu"
     flags += " --optimizer.betas [0.8,0.9] --optimizer.clip_grad=1 --pixels.channels 1 --log.tensorboard false"
-    flags += " --log.pictures 0 --workers 0 --lr 1e-3 --val-data null"
-    assert main(["pretrain", *flags.split(), "--out", str(tmp_path / "run")]) == 0
-    config = RunFolder.read(tmp_path / "run").config
+    flags += " --log.pictures 0 --workers 0 --lr=1e-3 --val-data null"
+    assert main(["pretrain", *flags.split(), f"--out={tmp_path}/my-first-run"]) == 0
+    config = RunFolder.read(tmp_path / "my-first-run").config
     assert config.size == (16, 24)
     assert (config.optimizer.betas, config.optimizer.clip_grad) == ((0.8, 0.9), 1.0)
     assert (config.pixels.channels, config.lr, config.val_data, config.workers) == (1, 1e-3, None, 0)

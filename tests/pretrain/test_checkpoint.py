@@ -50,9 +50,10 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     for step in (5, 10, 15, 20):
         save(tmp_path, at(step), keep=2)
     assert steps(tmp_path) == [15, 20]
-    save(tmp_path, at(100_000_000), keep=3)  # a step of nine digits sorts by number, not by name
-    assert steps(tmp_path) == [15, 20, 100_000_000]
-    assert whole(tmp_path) == [100_000_000, 20, 15]
+    save(tmp_path, at(99_999_999), keep=3)
+    save(tmp_path, at(100_000_000), keep=3)  # nine digits sort by number, not by name
+    assert steps(tmp_path) == [20, 99_999_999, 100_000_000]
+    assert whole(tmp_path) == [100_000_000, 99_999_999, 20]
     save(tmp_path, at(100_000_001), keep=1)
     assert steps(tmp_path) == [100_000_001]
 

@@ -21,8 +21,8 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UsageError(f"crop.scale is {tuple(self.scale)}: give the least and the greatest share, in (0, 1]")
+            raise UsageError(f"--crop.scale {list(self.scale)}: give the least and the greatest share, in (0, 1]")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UsageError(f"crop.ratio is {tuple(self.ratio)}: give the least and the greatest, both above 0")
+            raise UsageError(f"--crop.ratio {list(self.ratio)}: give the least and the greatest, both above 0")
         if not 0 <= self.flip <= 1:
-            raise UsageError(f"crop.flip is {self.flip}: give a probability in [0, 1]")
+            raise UsageError(f"--crop.flip {self.flip}: give a probability in [0, 1]")

@@ -61,6 +61,8 @@ class RunFolder:
         """
         path = Path(config.out)
         try:
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"--out {path}: this is a file; name a folder")
             if (path / "config.yaml").exists():
                 _refuse_other(path, cls.read(path).config, config)
             elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
