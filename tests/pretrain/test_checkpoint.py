@@ -132,6 +132,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_found(tmp_path: Path, dama
     assert second.step == 5
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_random_bytes_never_get_past(tmp_path: Path) -> None:
     save(tmp_path, at(5), keep=2)
     path = save(tmp_path, at(10), keep=2)

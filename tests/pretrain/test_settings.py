@@ -26,6 +26,9 @@ FREE = {
 }
 """Settings that do not change which training it is."""
 
+OTHER: dict[str, Any] = {"crop.scale": (0.3, 0.9), "crop.ratio": (0.5, 2.0), "crop.flip": 0.25}
+"""Other values than the default for settings that do not take any text."""
+
 FULL = PretrainConfig(
     data="./päth with spaces",
     image_size="192x256",
@@ -79,7 +82,7 @@ def changed(config: PretrainConfig, name: str) -> PretrainConfig:
     """The same settings with another value of one."""
     *group, leaf = name.split(".")
     owner: Any = getattr(config, group[0]) if group else config
-    other = dataclasses.replace(owner, **{leaf: "something else"})
+    other = dataclasses.replace(owner, **{leaf: OTHER.get(name, "something else")})
     return dataclasses.replace(config, **{group[0]: other}) if group else other
 
 
@@ -87,7 +90,7 @@ def changed(config: PretrainConfig, name: str) -> PretrainConfig:
 def test_every_setting_is_either_free_or_makes_another_training(name: str) -> None:
     old = PretrainConfig(data="photos")
     found = differences(old, changed(old, name))
-    assert found == ([] if name in FREE else [f"{name}: {leaves(old)[name]}, now something else"])
+    assert found == ([] if name in FREE else [f"{name}: {leaves(old)[name]}, now {OTHER.get(name, 'something else')}"])
 
 
 def test_all_differences_are_named() -> None:
@@ -136,12 +139,15 @@ def test_image_sizes_that_are_none(given: str) -> None:
         ({"log": {"picture_images": 0}}, "--log.picture-images 0: must be at least 1"),
         ({"checkpoint": {"keep": 0}}, "--checkpoint.keep 0: must be at least 1"),
         ({"pixels": {"channels": 0}}, "--pixels.channels 0: must be at least 1"),
+        ({"crop": {"scale": [0.0, 1.0]}}, r"--crop.scale \[0.0, 1.0\]: give the least and the greatest share"),
+        ({"crop": {"scale": [0.9, 0.3]}}, "--crop.scale"),
+        ({"crop": {"ratio": [0.0, 2.0]}}, r"--crop.ratio \[0.0, 2.0\]: give the least and the greatest"),
+        ({"crop": {"flip": 1.5}}, "--crop.flip 1.5: give a probability"),
     ],
 )
 def test_settings_that_cannot_be_right(settings: dict[str, Any], message: str) -> None:
-    config = from_dict({"data": "photos"} | settings)
     with pytest.raises(UsageError, match=message) as error:
-        config.check()
+        from_dict({"data": "photos"} | settings).check()
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 2
 

@@ -46,7 +46,7 @@ def ones(reconstruction: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]
 def step_for(accelerator: Accelerator, *terms: tuple[Term, Any], clip: float | None = None) -> TrainingStep:
     network = Toy()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return TrainingStep(accelerator, Player(network, optimizer), terms, 0.75, clip)
+    return TrainingStep(accelerator, Player(network, network, optimizer), terms, 0.75, clip)
 
 
 def batch(parts: int = 1, count: int = 8) -> list[MicroBatch]:
