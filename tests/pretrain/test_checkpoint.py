@@ -99,6 +99,29 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     assert whole(tmp_path) == [10, 5]
 
 
+@pytest.mark.parametrize("next_step", [10, 15], ids=["replaced", "pruned"])
+def test_a_kill_while_an_old_one_is_deleted_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_step: int
+) -> None:
+    save(tmp_path, at(5), keep=2)
+    save(tmp_path, at(10), keep=2)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            (path / "training.pt").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, at(next_step), keep=1)
+    assert all(isinstance(found, Checkpoint) for found in newest(tmp_path))
+    assert whole(tmp_path)
+    clear_temporary(tmp_path)
+    save(tmp_path, at(next_step), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-{next_step:08d}"]
+
+
 DAMAGES = {
     "weights cut": lambda path: _cut(path / "model.safetensors"),
     "weights empty": lambda path: (path / "model.safetensors").write_bytes(b""),

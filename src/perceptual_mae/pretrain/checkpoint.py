@@ -53,15 +53,23 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for path in (*temporary.iterdir(), temporary):
         flush_to_disk(path)
     if target.exists():
-        shutil.rmtree(target)
+        _drop(target)
     temporary.rename(target)
     flush_to_disk(folder)
     # Later ones can only be damaged, else training would have gone on from them.
     kept = [path for path in checkpoints(folder) if _step(path) <= checkpoint.step][-keep:]
     for path in checkpoints(folder):
         if path not in kept:
-            shutil.rmtree(path)
+            _drop(path)
     return target
+
+
+def _drop(path: Path) -> None:
+    """Delete a checkpoint; killed half-way, what is left is not taken for one."""
+    doomed = path.with_name(f".tmp-old-{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def checkpoints(folder: Path) -> list[Path]:
