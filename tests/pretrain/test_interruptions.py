@@ -101,7 +101,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     run = Path(long_config.out)
     for _ in range(3):
         process = forked(*arguments(long_config))
-        wait_for_lines(long_config, lines(long_config) + chance.randint(1, 8), process.is_alive)
+        wait_for_lines(long_config, lines(long_config) + chance.randint(1, 6), process.is_alive)
         time.sleep(chance.uniform(0, 0.06))
         process.kill()
         process.join()
