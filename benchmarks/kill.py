@@ -49,6 +49,9 @@ def main() -> int:
                 at_start += not any((killed / "checkpoints").glob("step-*"))
             else:
                 # It ended before it was killed: begin another one, so that all kills count.
+                if process.returncode:
+                    print(json.dumps({"benchmark": "kill", "kills": kills, "refused_to_continue": process.returncode}))
+                    return 1
                 check(whole, killed)
                 remove(killed)
         code = train(killed, options).wait()

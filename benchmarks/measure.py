@@ -9,6 +9,7 @@ from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.pretrain.build import build_optimizer
 from perceptual_mae.pretrain.config import OptimizerConfig
+from perceptual_mae.pretrain.memory import keep_freed_memory
 
 GFLOP = {"base": 58.8, "micro": 0.126}
 """Forward, backward and step over one image at the sizes below; a multiply-add is two."""
@@ -30,7 +31,8 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def bare_step(model_name: str, bf16: bool = False, compile_blocks: bool = False) -> Callable[[], None]:
-    """Forward, backward and optimiser step on one batch that is there already."""
+    """Forward, backward and optimiser step on one batch that is there already, set up as `pmae pretrain` does it."""
+    keep_freed_memory()
     side, patch, batch = SHAPES[model_name]
     torch.manual_seed(0)
     model = MaskedAutoencoder.from_size(model_name, image_size=side, patch_size=patch)

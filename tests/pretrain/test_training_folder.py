@@ -1,8 +1,10 @@
 """The folder of a run: whose it is, what is written to it, and what a kill in the middle of a line leaves."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +63,17 @@ def test_nobody_else_can_train_in_a_claimed_folder(run: RunFolder) -> None:
     RunFolder.claim(run.config, write=False)
     run.close()
     assert claimed_elsewhere(run.path).returncode == 0
+
+
+def test_a_worker_does_not_hold_the_lock_of_a_run_that_is_gone(run: RunFolder) -> None:
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    try:
+        run.close()  # what the kernel does when the main process is killed
+        assert claimed_elsewhere(run.path).returncode == 0
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_a_refused_claim_changes_nothing(run: RunFolder) -> None:

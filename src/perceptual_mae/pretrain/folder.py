@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -136,12 +137,14 @@ class RunFolder:
     def _take_lock(self) -> None:
         lock = (self.path / ".lock").open("w")
         try:
-            # The kernel lets go of it when the process dies, however it dies.
+            # The kernel lets go of it when the last process that has it open dies, however it dies.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
             raise PmaeError(f"--out {self.path}: another process is training in this folder") from None
         self._lock = lock
+        # Data workers must not hold it: they outlast a killed run by seconds, in which it could not be continued.
+        os.register_at_fork(after_in_child=self.close)
 
 
 def _refuse_other(path: Path, old: PretrainConfig, new: PretrainConfig) -> None:
