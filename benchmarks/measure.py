@@ -7,7 +7,7 @@ import torch
 
 from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.models import MaskedAutoencoder
-from perceptual_mae.pretrain.build import build_optimizer
+from perceptual_mae.pretrain.build import build_optimizer, compile_regions
 from perceptual_mae.pretrain.config import OptimizerConfig
 from perceptual_mae.pretrain.memory import keep_freed_memory
 
@@ -30,15 +30,14 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def bare_step(model_name: str, bf16: bool = False, compile_blocks: bool = False) -> Callable[[], None]:
+def bare_step(model_name: str, bf16: bool = False, compiled: bool = False) -> Callable[[], None]:
     """Forward, backward and optimiser step on one batch that is there already, set up as `pmae pretrain` does it."""
     keep_freed_memory()
     side, patch, batch = SHAPES[model_name]
     torch.manual_seed(0)
     model = MaskedAutoencoder.from_size(model_name, image_size=side, patch_size=patch)
-    if compile_blocks:
-        for block in (*model.blocks, *model.decoder_blocks):
-            block.compile()
+    if compiled:
+        compile_regions(model)
     optimizer = build_optimizer(model, OptimizerConfig(), 1e-4)
     images = torch.rand(batch, 3, side, side)
 

@@ -111,7 +111,7 @@ def facts(trainer: Trainer, train: Source, validation: Source | None, accelerato
             "name": config.model,
             "parameters": count_parameters(model),
             "encoder_parameters": sum(t.numel() for t in model.encoder_state_dict().values()) - model.pos_embed.numel(),
-            "gflop_per_image": round(training_gflop(model, config.mask_ratio), 4),
+            "gflop_per_image": round(training_gflop(build_model(config), config.mask_ratio), 4),
             "grid": list(model.grid),
             "tokens": model.num_patches,
             "visible_tokens": max(1, int(model.num_patches * (1 - config.mask_ratio))),

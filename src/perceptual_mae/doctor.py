@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 from dataclasses import dataclass
 
 from perceptual_mae import __version__
@@ -60,6 +59,8 @@ def _optional(module: str, purpose: str, line: str) -> Finding:
 def _devices() -> list[Finding]:
     import torch
 
+    from perceptual_mae.pretrain.device import find_compiler
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     findings = [
         Finding("CPU", f"{cores} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
@@ -73,6 +74,6 @@ def _devices() -> list[Finding]:
         findings.append(Finding("GPU", "none found", "with an NVIDIA card, check that `nvidia-smi` works"))
     else:
         findings.append(Finding("GPU", "this PyTorch is built without CUDA", "reinstall torch for your GPU"))
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = find_compiler()
     missing = Finding("C++ compiler", "none (needed only for --compile true on a CPU)", "apt install g++")
     return [*findings, Finding("C++ compiler", compiler) if compiler else missing]

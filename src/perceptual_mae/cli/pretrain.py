@@ -1,5 +1,6 @@
 """`pmae pretrain`."""
 
+import os
 from collections.abc import Sequence
 
 from perceptual_mae.cli.parser import Parser
@@ -26,7 +27,8 @@ def run(arguments: Sequence[str]) -> None:
 
     from perceptual_mae.api import pretrain
 
-    console = Console(stderr=True)
+    # Under torchrun one process speaks for all.
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     path = pretrain(config, console)
     console.print(f"report: {path / 'report.html'}", highlight=False)
     console.print(f"encoder: {path / 'encoder.safetensors'} (timm names)", highlight=False)

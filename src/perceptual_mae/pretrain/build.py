@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
-from torch import nn
+from torch import Tensor, nn
 
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.losses.pixel import masked_mse
@@ -48,6 +48,24 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig, lr: float) -> t
     groups: list[dict[str, Any]] = param_groups_weight_decay(network, config.weight_decay)
     # One kernel for all parameters; PyTorch has it for CPU and CUDA.
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
+
+
+def compile_regions(model: MaskedAutoencoder) -> None:
+    """Compile encoder and decoder, a region each, in place; names in the state dict stay as they are.
+
+    For steps that learn only: pictures and validation come in other batch sizes, each of which would compile anew.
+    """
+
+    def when_learning(region: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        compiled = torch.compile(region)
+
+        def choose(*inputs: Any) -> Tensor:
+            return compiled(*inputs) if torch.is_grad_enabled() else region(*inputs)
+
+        return choose
+
+    model.encode_patches = when_learning(model.encode_patches)  # type: ignore[method-assign]
+    model.decode = when_learning(model.decode)  # type: ignore[method-assign]
 
 
 def trained_model(run: RunFolder) -> tuple[MaskedAutoencoder, int]:

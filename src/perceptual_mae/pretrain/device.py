@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ def make_accelerator(config: PretrainConfig) -> Accelerator:
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    if config.compile and device == "cpu" and not find_compiler():
+        raise UsageError("--compile true: there is no C++ compiler here (apt install g++); leave it out")
     # Accelerate remembers the first precision it was given for the life of the process; a notebook has many runs.
     AcceleratorState._reset_state()
     return Accelerator(
@@ -56,6 +59,11 @@ def choose_precision(asked: str, device: str) -> str:
     if asked == "bf16" and device == "cuda" and not gpu_has_it:
         raise UsageError("--precision bf16: this GPU does not have it; use --precision fp32")
     return asked
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that `torch.compile` would use on a CPU."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
 
 
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:

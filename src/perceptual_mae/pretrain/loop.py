@@ -15,7 +15,7 @@ from perceptual_mae.files import write_atomically
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.masking import draw_noise
 from perceptual_mae.pretrain import checkpoint
-from perceptual_mae.pretrain.build import LOSSES, build_model, build_optimizer
+from perceptual_mae.pretrain.build import LOSSES, build_model, build_optimizer, compile_regions
 from perceptual_mae.pretrain.checkpoint import Checkpoint
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.meter import Meter, Stopwatch
@@ -60,9 +60,7 @@ class Trainer:
 
         self.model = build_model(config).to(accelerator.device)
         if config.compile:
-            # Region by region: all blocks share one compiled kernel, and names in the state dict stay as they are.
-            for block in (*self.model.blocks, *self.model.decoder_blocks):
-                block.compile()
+            compile_regions(self.model)
         optimizer = build_optimizer(self.model, config.optimizer, config.learning_rate)
         generator = Player.prepare(accelerator, self.model, optimizer)
         self.players = {"model": generator}
