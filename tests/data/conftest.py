@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from odd_files import write_odd_files
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -32,8 +31,3 @@ def _own_cache(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.getbasetemp() / "hf"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _few_threads():
-    torch.set_num_threads(2)

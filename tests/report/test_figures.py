@@ -136,8 +136,8 @@ def test_saving_leaves_no_half_file_behind(tmp_path, photographs, masks):
         assert reader.read() == first
     first = target.read_bytes()
 
-    def breaks(file, **_):
-        file.write(b"half")
+    def breaks(path, **_):
+        path.write_bytes(b"half")
         raise OSError("disk full")
 
     figure.savefig = breaks

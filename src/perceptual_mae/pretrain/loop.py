@@ -203,6 +203,7 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "seconds": self.stopwatch.total,
             "data": self.train.fingerprint(),
+            "threads": torch.get_num_threads(),
         }
         networks = {name: player.module.state_dict() for name, player in self.players.items()}
         checkpoint.save(self.run.checkpoints, Checkpoint(self.step, networks, training), self.config.checkpoint.keep)
@@ -230,6 +231,8 @@ class Trainer:
                 notes.append(f"continuing after step {self.step} of {self.total}")
                 if found.training["data"] != self.train.fingerprint():
                     notes.append("the images have changed since: the run goes on, but not exactly as it would have")
+                if found.training["threads"] != torch.get_num_threads():
+                    notes.append("the number of threads has changed since: sums may differ in their last bits")
                 break
             notes.append(f"checkpoint {found[0].name} is damaged ({found[1]}), taking the one before")
         if self.accelerator.is_main_process:
