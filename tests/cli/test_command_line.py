@@ -152,10 +152,11 @@ def test_wrong_yaml_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, line = said(capsys, "pretrain", "--config", str(tmp_path / "nope.yaml"))
+@pytest.mark.parametrize("name", ["nope.yaml", "."])
+def test_a_config_that_is_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    code, line = said(capsys, "pretrain", "--config", str(tmp_path / name))
     assert code == 2
-    assert "nope.yaml" in line
+    assert f"--config {tmp_path / name}: there is no such file (a run's settings are in its config.yaml)" in line
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "report"])

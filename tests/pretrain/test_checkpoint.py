@@ -46,6 +46,16 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert load_file(path / "model.safetensors").keys() == {"weight", "count"}
 
 
+def test_a_checkpoint_without_a_network_that_is_needed_is_damaged(tmp_path: Path) -> None:
+    save(tmp_path, at(5), keep=2)
+    (save(tmp_path, at(10), keep=2) / "other.safetensors").unlink()
+    assert whole(tmp_path) == [10, 5]
+    damage, older = newest(tmp_path, needed=("model", "other"))
+    assert damage == (tmp_path / "step-00000010", "other.safetensors is missing")
+    assert isinstance(older, Checkpoint)
+    assert older.step == 5
+
+
 def test_only_the_newest_stay(tmp_path: Path) -> None:
     for step in (5, 10, 15, 20):
         save(tmp_path, at(step), keep=2)

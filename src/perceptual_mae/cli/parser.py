@@ -57,6 +57,9 @@ class Parser(jsonargparse.ArgumentParser):
         wrong = re.match(r'Parser key "([\w.]+)": .*(?:[Gg]iven value|[Gg]ot value): (.*)', message)
         if wrong:
             return f"--{_hyphened(wrong[1])} {wrong[2]}: {self._wanted(wrong[1], wrong[2])}"
+        file = re.search(r"(?:File does not exist|Path is not a file): '?([^']*)", message)
+        if file:
+            return f"--config {file[1]}: there is no such file (a run's settings are in its config.yaml)"
         other = re.match(r'Parser key "([\w.]+)": (.*)', message)
         return f"--{_hyphened(other[1])}: {other[2]}" if other else _hyphens(message)
 

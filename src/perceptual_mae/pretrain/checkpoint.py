@@ -6,7 +6,7 @@ plain values (optimisers, counters) that is read with `weights_only=True`: nothi
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,18 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load(path: Path) -> Checkpoint:
-    """Read one checkpoint.
+def load(path: Path, needed: Collection[str] = ("model",)) -> Checkpoint:
+    """Read one checkpoint, with the networks that are `needed`.
 
     Raises:
-        OSError, ValueError, SafetensorError: it is damaged.
+        OSError, ValueError, SafetensorError: it is damaged, or a network is missing.
     """
     if not _NAME.fullmatch(path.name):
         raise ValueError(f"{path} is no checkpoint")
     networks = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    if not networks:
-        raise ValueError(f"{path} holds no weights")
+    for name in needed:
+        if name not in networks:
+            raise ValueError(f"{name}.safetensors is missing")
     try:
         training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
     except OSError:
@@ -102,11 +103,11 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(_step(path), networks, training)
 
 
-def newest(folder: Path) -> Iterator[Checkpoint | tuple[Path, str]]:
+def newest(folder: Path, needed: Collection[str] = ("model",)) -> Iterator[Checkpoint | tuple[Path, str]]:
     """Checkpoints from the newest on; for a damaged one its path and what is wrong with it."""
     for path in reversed(checkpoints(folder)):
         try:
-            yield load(path)
+            yield load(path, needed)
         except (OSError, ValueError, SafetensorError) as error:
             yield path, str(error).splitlines()[0] if str(error) else type(error).__name__
 

@@ -220,7 +220,7 @@ class Trainer:
             what happened, for the user; empty for a new run.
         """
         notes = []
-        for found in checkpoint.newest(self.run.checkpoints):
+        for found in checkpoint.newest(self.run.checkpoints, self.players):
             if isinstance(found, Checkpoint):
                 for name, player in self.players.items():
                     player.module.load_state_dict(found.networks[name])
