@@ -164,11 +164,11 @@ def test_learning_rate_is_scaled_by_the_batch() -> None:
 
 
 def test_warm_up_is_40_of_300_epochs_or_what_was_asked_for() -> None:
-    assert PretrainConfig(data="photos").warmup_share * 300 == pytest.approx(40)
-    assert PretrainConfig(data="photos", epochs=30).warmup_share * 30 == pytest.approx(4)
-    for epochs, warmup, share in [(100, 5, 0.05), (100, 0, 0.0), (3, 40, 1.0)]:
-        config = PretrainConfig(data="photos", epochs=epochs, optimizer=OptimizerConfig(warmup_epochs=warmup))
-        assert config.warmup_share == pytest.approx(share)
+    assert PretrainConfig(data="photos").warmup_share(300) * 300 == pytest.approx(40)
+    assert PretrainConfig(data="photos").warmup_share(30) * 30 == pytest.approx(4)
+    for epochs, warmup, share in [(100, 5, 0.05), (100, 0, 0.0), (3, 40, 1.0), (2.5, 1, 0.4)]:
+        config = PretrainConfig(data="photos", optimizer=OptimizerConfig(warmup_epochs=warmup))
+        assert config.warmup_share(epochs) == pytest.approx(share)
 
 
 def test_every_setting_is_described() -> None:

@@ -5,6 +5,7 @@ Imports no torch, so that `pmae pretrain --help` answers at once.
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -172,11 +173,10 @@ class PretrainConfig:
         """The peak learning rate: `lr`, or the recipe's base rate scaled by the batch (section 4 of the paper)."""
         return self.lr if self.lr is not None else 1.5e-4 * self.batch_size / 256
 
-    @property
-    def warmup_share(self) -> float:
-        """Share of the run's epochs that is warm-up."""
+    def warmup_share(self, epochs: float) -> float:
+        """Share of a run of so many epochs (`max_steps` may make them fewer than `self.epochs`) that is warm-up."""
         warmup = self.optimizer.warmup_epochs
-        return 40 / 300 if warmup is None else min(1.0, warmup / self.epochs)
+        return 40 / 300 if warmup is None else min(1.0, warmup / epochs)
 
     def check(self) -> None:
         """Refuse settings that cannot be right.
@@ -187,32 +187,32 @@ class PretrainConfig:
         from perceptual_mae.methods import METHODS
 
         height, width = self.size
-        rules = {
-            f"--image-size {self.image_size}: not a multiple of --patch-size {self.patch_size}": self.patch_size > 0
-            and min(height, width) > 0
-            and not (height % self.patch_size or width % self.patch_size),
-            f"--method {self.method}: there {'is' if len(METHODS) == 1 else 'are'} {', '.join(METHODS)}": self.method
-            in METHODS,
-            f"--mask-ratio {self.mask_ratio}: must lie between 0 and 1 (1 excluded; 0.75 is usual)": 0
-            <= self.mask_ratio
-            < 1,
-            f"--batch-size {self.batch_size}: must be at least 1": self.batch_size >= 1,
-            f"--epochs {self.epochs}: must be at least 1": self.epochs >= 1,
-            f"--max-steps {self.max_steps}: must be at least 1": self.max_steps is None or self.max_steps >= 1,
-            f"--save-every {self.save_every}: must be at least 1": self.save_every >= 1,
-            f"--lr {self.lr}: must be positive": self.lr is None or self.lr > 0,
-            f"--workers {self.workers}: must be auto, 0 or more": self.workers == "auto" or int(self.workers) >= 0,
-            f"--optimizer.accumulate {self.optimizer.accumulate}: must divide --batch-size {self.batch_size}": (
-                self.optimizer.accumulate >= 1 and self.batch_size % self.optimizer.accumulate == 0
-            ),
-            f"--log.picture-images {self.log.picture_images}: must be at least 1": self.log.picture_images >= 1,
-            f"--log.every {self.log.every}: must be at least 1": self.log.every >= 1,
-            f"--checkpoint.keep {self.checkpoint.keep}: must be at least 1": self.checkpoint.keep >= 1,
-            f"--pixels.channels {self.pixels.channels}: must be at least 1": self.pixels.channels >= 1,
-        }
-        for complaint, fine in rules.items():
+        patch, pieces, methods = self.patch_size, self.optimizer.accumulate, ", ".join(METHODS)
+        fits = patch > 0 and min(height, width) > 0 and height % patch == width % patch == 0
+        divides = pieces >= 1 and self.batch_size % pieces == 0
+        rules = [
+            (fits, f"--image-size {self.image_size}: not a multiple of --patch-size {patch}"),
+            (self.method in METHODS, f"--method {self.method}: there {_is_or_are(METHODS)} {methods}"),
+            (0 <= self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio}: must lie between 0 and 1 (1 excluded)"),
+            (self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1"),
+            (self.epochs >= 1, f"--epochs {self.epochs}: must be at least 1"),
+            (self.max_steps is None or self.max_steps >= 1, f"--max-steps {self.max_steps}: must be at least 1"),
+            (self.save_every >= 1, f"--save-every {self.save_every}: must be at least 1"),
+            (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be positive"),
+            (self.workers == "auto" or self.workers >= 0, f"--workers {self.workers}: must be auto, 0 or more"),
+            (divides, f"--optimizer.accumulate {pieces}: must divide --batch-size {self.batch_size}"),
+            (self.log.picture_images >= 1, f"--log.picture-images {self.log.picture_images}: must be at least 1"),
+            (self.log.every >= 1, f"--log.every {self.log.every}: must be at least 1"),
+            (self.checkpoint.keep >= 1, f"--checkpoint.keep {self.checkpoint.keep}: must be at least 1"),
+            (self.pixels.channels >= 1, f"--pixels.channels {self.pixels.channels}: must be at least 1"),
+        ]
+        for fine, complaint in rules:
             if not fine:
                 raise UsageError(complaint)
+
+
+def _is_or_are(names: Collection[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def to_dict(config: PretrainConfig) -> dict[str, Any]:

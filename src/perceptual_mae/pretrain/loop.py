@@ -122,7 +122,8 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """Learning rate of the step that comes after `step` steps."""
-        return learning_rate(step, self.total, self.config.learning_rate, self.config.warmup_share)
+        warmup_share = self.config.warmup_share(self.total / self.plan.steps_per_epoch)
+        return learning_rate(step, self.total, self.config.learning_rate, warmup_share)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
