@@ -1,0 +1,42 @@
+"""What the README shows is what the code does."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from perceptual_mae.cli.pretrain import make_parser
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SHELL = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
+
+
+def test_the_model_example_runs_as_printed() -> None:
+    example = next(code for code in PYTHON if "from_size" in code)
+    names: dict[str, object] = {}
+    exec(example, names)
+    seen = names["seen"]
+    for name, shape in re.findall(r"seen\.(\w+)\s+# \(([\d, ]+)\)", example):
+        assert tuple(getattr(seen, name).shape) == tuple(map(int, shape.split(","))), name
+    assert isinstance(seen.mask, torch.Tensor)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_every_python_example_imports_what_there_is(code: str) -> None:
+    lines = [line for line in code.splitlines() if line.startswith(("import ", "from "))]
+    exec("\n".join(lines), {})
+
+
+def test_every_pretrain_command_has_known_flags() -> None:
+    commands = [line.split("#")[0] for line in SHELL.splitlines() if "pretrain --data" in line]
+    assert len(commands) >= 2
+    for command in commands:
+        make_parser().parse(shlex.split(command.split(" pretrain ")[1]))
+
+
+def test_every_picture_is_there() -> None:
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (Path(__file__).parents[1] / picture).is_file(), picture
