@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
@@ -13,6 +14,7 @@ from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.cost import count_parameters, training_gflop
+from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
 from perceptual_mae.pretrain.build import LOSSES, build_model, trained_model
 from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig, to_dict
@@ -80,11 +82,15 @@ def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
     if config.val_data is None:
         validation = open_source(config.data, "validation", channels=channels)
     else:
-        validation = open_source(config.val_data, "validation", channels=channels)
-        validation = validation or open_source(config.val_data, "train", channels=channels)
+        validation = _validation_or_all(config.val_data, channels)
     if config.log.knn_every and not (train.classes and validation is not None and validation.classes):
         raise UsageError("--log.knn-every: k-NN needs training and validation images with labels; this data has none")
     return train, validation
+
+
+def _validation_or_all(spec: str, channels: int) -> Source | None:
+    """The validation split of a data argument, or all of its images where it is not split."""
+    return open_source(spec, "validation", channels=channels) or open_source(spec, "train", channels=channels)
 
 
 def some_images(config: PretrainConfig, source: Source, count: int) -> tuple[Tensor, list[str]]:
@@ -104,6 +110,8 @@ def facts(trainer: Trainer, train: Source, validation: Source | None, accelerato
     config, model = trainer.config, trainer.model
     losses = [(term.name, LOSSES[term.loss]) for term in METHODS[config.method].terms]
     sample, _ = some_images(config, validation or train, EXPECTATION_IMAGES)
+    with torch.device("meta"):  # nothing is allocated or initialised; and the model in training may be compiled
+        shape_only = build_model(config)
     return {
         "version": __version__,
         **describe_machine(accelerator),
@@ -111,10 +119,10 @@ def facts(trainer: Trainer, train: Source, validation: Source | None, accelerato
             "name": config.model,
             "parameters": count_parameters(model),
             "encoder_parameters": sum(t.numel() for t in model.encoder_state_dict().values()) - model.pos_embed.numel(),
-            "gflop_per_image": round(training_gflop(build_model(config), config.mask_ratio), 4),
+            "gflop_per_image": round(training_gflop(shape_only, config.mask_ratio), 4),
             "grid": list(model.grid),
             "tokens": model.num_patches,
-            "visible_tokens": max(1, int(model.num_patches * (1 - config.mask_ratio))),
+            "visible_tokens": kept_patches(model.num_patches, config.mask_ratio),
         },
         "data": {
             "images": len(train),
@@ -189,7 +197,7 @@ def reconstruct(
     model, _ = trained_model(folder)
     spec = data or config.val_data or config.data
     channels, limit = config.pixels.channels, config.loader.max_pixels
-    source = open_source(spec, "validation", channels=channels) or open_source(spec, "train", channels=channels)
+    source = _validation_or_all(spec, channels)
     if source is None:
         raise UsageError(f"--data {spec}: there are no images")
     first_readable(source, channels, limit)

@@ -20,12 +20,17 @@ class Masking(NamedTuple):
     mask: Tensor
 
 
+def kept_patches(patches: int, mask_ratio: float) -> int:
+    """How many of `patches` patches the encoder sees: `int(patches * (1 - mask_ratio))`, at least one."""
+    return max(1, int(patches * (1 - mask_ratio)))
+
+
 def mask_from_noise(noise: Tensor, mask_ratio: float) -> Masking:
     """Keep the patches with the lowest noise (MAE, arXiv 2111.06377).
 
     Args:
         noise: `(B, N)`, any real numbers; ties are broken by position.
-        mask_ratio: share of patches removed, in [0, 1); `int(N * (1 - mask_ratio))` patches are kept, at least one.
+        mask_ratio: share of patches removed, in [0, 1); see `kept_patches`.
 
     Raises:
         ValueError: the ratio is outside [0, 1).
@@ -34,7 +39,7 @@ def mask_from_noise(noise: Tensor, mask_ratio: float) -> Masking:
         raise ValueError(f"mask_ratio must lie in [0, 1), not {mask_ratio}")
     shuffle = noise.argsort(dim=1, stable=True)
     restore = shuffle.argsort(dim=1)
-    kept = max(1, int(noise.shape[1] * (1 - mask_ratio)))
+    kept = kept_patches(noise.shape[1], mask_ratio)
     return Masking(keep=shuffle[:, :kept], restore=restore, mask=restore >= kept)
 
 

@@ -19,7 +19,7 @@ from perceptual_mae.report import story
 from perceptual_mae.report.curves import LINES, is_noisy, plot_area, sampled, svg
 from perceptual_mae.report.embed import Embedded, embed
 from perceptual_mae.report.panels import Panel, panels
-from perceptual_mae.report.run_folder import RunFolder, read_run
+from perceptual_mae.report.run_folder import RunRecord, read_run
 from perceptual_mae.report.words import count, is_number, number
 
 FRAMES = 12
@@ -66,7 +66,7 @@ def write_report(run: Path, defaults: Mapping[str, Any] | None = None) -> Path:
     return write_text(Path(run) / "report.html", page)
 
 
-def render(run: RunFolder, defaults: Mapping[str, Any] | None = None) -> str:
+def render(run: RunRecord, defaults: Mapping[str, Any] | None = None) -> str:
     """The page of a run that has been read."""
     environment = Environment(
         loader=PackageLoader("perceptual_mae.report", "templates"),
@@ -116,7 +116,7 @@ def _own(environment: Environment, name: str) -> Markup:
     return Markup(environment.loader.get_source(environment, name)[0])
 
 
-def _film(run: RunFolder, notes: list[str]) -> list[Frame]:
+def _film(run: RunRecord, notes: list[str]) -> list[Frame]:
     """Up to `FRAMES` pictures, the first and the newest among them and closer together early on, when most changes."""
     last = len(run.pictures) - 1
     if last < FRAMES:

@@ -25,7 +25,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunRecord:
     """A run as its files tell it.
 
     Attributes:
@@ -68,7 +68,7 @@ class RunFolder:
         return int(max((track.latest[0] for track in self.tracks.values()), default=0))
 
 
-def read_run(path: Path) -> RunFolder:
+def read_run(path: Path) -> RunRecord:
     """Read a run folder.
 
     Raises:
@@ -92,7 +92,7 @@ def read_run(path: Path) -> RunFolder:
     if not pictures:
         notes.append("There are no reconstruction pictures yet.")
     before_after = figures / "before-after.png"
-    return RunFolder(
+    return RunRecord(
         path=path,
         config=config,
         info=info,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perceptual_mae.report.panels import pretty
-from perceptual_mae.report.run_folder import RunFolder
+from perceptual_mae.report.run_folder import RunRecord
 from perceptual_mae.report.words import UNKNOWN, compact, count, duration, is_number, number, percent
 
 KNN_NOTE = (
@@ -37,13 +37,13 @@ class Setting:
     changed: bool | None
 
 
-def loss_key(run: RunFolder) -> str | None:
+def loss_key(run: RunRecord) -> str | None:
     """The metric that stands for the training loss."""
     losses = [key for key in run.tracks if key.startswith("loss/")]
     return next((key for key in ("loss/total", "loss", *losses) if key in run.tracks), None)
 
 
-def status(run: RunFolder) -> tuple[str, str]:
+def status(run: RunRecord) -> tuple[str, str]:
     """The state of the run: one of finished, running, stopped, unknown; and a sentence about it."""
     state = str(run.info.get("state", "unknown"))
     message = str(run.info.get("message") or "").strip()
@@ -61,7 +61,7 @@ def status(run: RunFolder) -> tuple[str, str]:
     return state, "When this page was written, the run was going on or had been interrupted."
 
 
-def summary(run: RunFolder) -> list[str]:
+def summary(run: RunRecord) -> list[str]:
     """The run in a few plain sentences."""
     model, data = run.section("model"), run.section("data")
     name = model.get("name", run.config.get("model"))
@@ -95,7 +95,7 @@ def summary(run: RunFolder) -> list[str]:
     return [*sentences, beside] if beside else sentences
 
 
-def comparison(run: RunFolder) -> str:
+def comparison(run: RunRecord) -> str:
     """The latest error beside the one that is to be expected; empty where either is not known."""
     for name, expected in {**run.expected(), **_logged_expectations(run)}.items():
         for key, where in ((f"validation/{name}", "On images it was not trained on"), (f"loss/{name}", "In training")):
@@ -108,12 +108,12 @@ def comparison(run: RunFolder) -> str:
     return ""
 
 
-def _logged_expectations(run: RunFolder) -> dict[str, float]:
+def _logged_expectations(run: RunRecord) -> dict[str, float]:
     keys = [key for key in run.tracks if key.startswith("expected/")]
     return {key.removeprefix("expected/"): run.tracks[key].latest[1] for key in keys}
 
 
-def facts(run: RunFolder) -> list[Fact]:
+def facts(run: RunRecord) -> list[Fact]:
     """The numbers at the top of the page; only those that are known."""
     found: list[Fact] = []
     key = loss_key(run)
@@ -154,7 +154,7 @@ def accuracy(value: Any) -> str:
     return percent(value if value <= 1 else value / 100) if is_number(value) else UNKNOWN
 
 
-def typical_speed(run: RunFolder) -> float | None:
+def typical_speed(run: RunRecord) -> float | None:
     """Median images a second, so that the first slow steps and the pauses for pictures do not count."""
     track = run.tracks.get("images_per_second")
     values = track.points()[1] if track else np.array([])
@@ -162,23 +162,23 @@ def typical_speed(run: RunFolder) -> float | None:
     return float(np.median(values)) if len(values) else None
 
 
-def _from(run: RunFolder, key: str) -> str:
+def _from(run: RunRecord, key: str) -> str:
     track = run.tracks[key]
     return f"from {number(track.values[0])} at step {count(track.steps[0])}" if len(track.values) > 1 else ""
 
 
-def _chance(run: RunFolder) -> str:
+def _chance(run: RunRecord) -> str:
     classes = run.section("data").get("classes")
     return f"chance: {percent(1 / len(classes))}" if isinstance(classes, list) and len(classes) > 1 else ""
 
 
-def command(run: RunFolder) -> str:
+def command(run: RunRecord) -> str:
     """The line that repeats the run from where it was started."""
     out = str(run.config.get("out") or run.path.resolve().name)
     return f"pmae pretrain --config {shlex.quote(out.rstrip('/') + '/config.yaml')} --out {shlex.quote(out + '-again')}"
 
 
-def model_rows(run: RunFolder) -> list[tuple[str, str]]:
+def model_rows(run: RunRecord) -> list[tuple[str, str]]:
     """The model's table."""
     model, config = dict(run.section("model")), run.config
     grid, tokens, visible = model.pop("grid", None), model.pop("tokens", None), model.pop("visible_tokens", None)
@@ -197,7 +197,7 @@ def model_rows(run: RunFolder) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value != UNKNOWN]
 
 
-def data_rows(run: RunFolder) -> list[tuple[str, str]]:
+def data_rows(run: RunRecord) -> list[tuple[str, str]]:
     """The table of the images."""
     data = dict(run.section("data"))
     classes = data.pop("classes", None)
@@ -217,7 +217,7 @@ def data_rows(run: RunFolder) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value != UNKNOWN]
 
 
-def machine_rows(run: RunFolder) -> list[tuple[str, str]]:
+def machine_rows(run: RunRecord) -> list[tuple[str, str]]:
     """Speed, machine and versions."""
     info, config = run.info, run.config
     seconds, epochs = run.latest("seconds"), run.latest("epoch")
