@@ -173,7 +173,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return {}
         clock = Clock(self.step, self.plan.steps_per_epoch)
-        moment = Moment(clock, self.total, self.model, self.train, self.validation, self.accelerator.device, self.run)
+        moment = Moment(clock, self.total, self.model, self.train, self.validation, self.run)
         observed: dict[str, float] = {}
         for observer in self.observers:
             if observer.due(moment):

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from perceptual_mae.data import Source
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.pretrain.folder import RunFolder
@@ -21,7 +19,6 @@ class Moment:
         model: the network that is trained; an observer leaves it as it found it.
         train: the training images.
         validation: the validation images, where there are any.
-        device: where the model is.
         run: the run's folder and configuration.
     """
 
@@ -30,7 +27,6 @@ class Moment:
     model: MaskedAutoencoder
     train: Source
     validation: Source | None
-    device: torch.device
     run: RunFolder
 
     @property
