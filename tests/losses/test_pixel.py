@@ -6,10 +6,12 @@ from torch import Tensor
 
 from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.models import Reconstruction
+from perceptual_mae.models.masking import Masking
 
 
 def reconstruction(patches: Tensor, target: Tensor, mask: Tensor) -> Reconstruction:
-    return Reconstruction(torch.empty(0), patches, target, mask, (1, mask.shape[1]), None)
+    masking = Masking(torch.empty(0), torch.empty(0), mask)
+    return Reconstruction(torch.empty(0), (), (patches,), target, masking, (1, mask.shape[1]), torch.clone)
 
 
 @pytest.fixture

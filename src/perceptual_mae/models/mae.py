@@ -1,8 +1,9 @@
 """The masked autoencoder (He et al., arXiv 2111.06377), the `mse` row of the paper's Table 2."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
+from math import isqrt
 from typing import Any
 
 import torch
@@ -13,45 +14,12 @@ from torch import Tensor, nn
 from perceptual_mae.models.masking import Masking, draw_noise, mask_from_noise
 from perceptual_mae.models.patches import patchify, unpatchify
 from perceptual_mae.models.positions import sincos_2d
+from perceptual_mae.models.reconstruction import Reconstruction
 from perceptual_mae.models.sizes import SIZES
 from perceptual_mae.models.weights import LoadReport, load_mae_names
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass
-class Reconstruction:
-    """What the autoencoder makes of a batch of masked images.
-
-    Attributes:
-        latent: `(B, 1 + n, D)` encoder output for `[CLS]` and the n visible patches.
-        patches: `(B, N, P * P * C)` the decoder's prediction for every token, in the space of `target`.
-        target: `(B, N, P * P * C)` what `patches` should be: the patches of the image, normalised with the model's
-            mean and std and, with `norm_pix_loss`, each patch with its own mean and variance. A constant.
-        mask: `(B, N)` bool, True = removed.
-        grid: `(rows, columns)` of patches.
-    """
-
-    latent: Tensor
-    patches: Tensor
-    target: Tensor
-    mask: Tensor
-    grid: tuple[int, int]
-    _to_pixels: Any
-
-    @property
-    def images(self) -> Tensor:
-        """`(B, C, H, W)` the reconstruction in [0, 1] image space, not clamped.
-
-        Made when asked for: the loss of the `mse` row never needs it.
-        """
-        return self._to_pixels(self.patches)
-
-    @property
-    def pyramid(self) -> tuple[Tensor, ...]:
-        """The reconstruction at every scale the decoder draws, coarse to fine; this one draws the finest only."""
-        return (self.images,)
 
 
 class PatchProjection(nn.Module):
@@ -89,6 +57,8 @@ class MaskedAutoencoder(nn.Module):
         ValueError: sizes that do not fit each other.
     """
 
+    skip_blocks: tuple[int, ...] = ()
+    """Encoder blocks whose outputs the decoder is given too, counted from 0."""
     mean: Tensor
     std: Tensor
     pos_embed: Tensor
@@ -117,6 +87,7 @@ class MaskedAutoencoder(nn.Module):
         if any(side % patch_size or side < patch_size for side in self.image_size):
             raise ValueError(f"image size {self.image_size} is not a multiple of the patch size {patch_size}")
         self.grid = (self.image_size[0] // patch_size, self.image_size[1] // patch_size)
+        self.scales: tuple[tuple[int, int], ...] = (self.image_size,)
         self.num_patches = self.grid[0] * self.grid[1]
 
         default_mean, default_std = (IMAGENET_MEAN, IMAGENET_STD) if in_channels == 3 else ((0.5,), (0.25,))
@@ -179,25 +150,26 @@ class MaskedAutoencoder(nn.Module):
             noise = draw_noise(len(images), self.num_patches, generator, images.device)
         masking = mask_from_noise(noise, mask_ratio)
         patches = patchify((images - self.mean) / self.std, self.patch_size)
-        latent = self.encode_patches(patches, masking.keep)
-        predicted = self.decode(latent, masking)
+        latent, maps = self.encode_patches(patches, masking.keep)
+        predicted = self.decode(latent, masking, maps)
         if not self.norm_pix_loss:
-            return Reconstruction(latent, predicted, patches, masking.mask, self.grid, self.to_pixels)
+            return Reconstruction(latent, maps, predicted, patches, masking, self.grid, self.to_pixels)
         mean = patches.mean(dim=-1, keepdim=True)
         std = (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
-        to_pixels = lambda predicted: self.to_pixels(predicted * std + mean)  # noqa: E731
-        return Reconstruction(latent, predicted, (patches - mean) / std, masking.mask, self.grid, to_pixels)
+        target = (patches - mean) / std
+        return Reconstruction(latent, maps, predicted, target, masking, self.grid, self.to_pixels, mean, std)
 
     def encode(self, images: Tensor) -> Tensor:
         """Features of whole images: `(B, C, H, W)` in [0, 1] to `(B, 1 + N, D)`, `[CLS]` first. Nothing is masked."""
         self._check(images)
-        return self.encode_patches(patchify((images - self.mean) / self.std, self.patch_size))
+        return self.encode_patches(patchify((images - self.mean) / self.std, self.patch_size))[0]
 
-    def encode_patches(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
+    def encode_patches(self, patches: Tensor, keep: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode normalised patches `(B, N, P * P * C)`, only those at `keep` `(B, n)` if given.
 
         Returns:
-            `(B, 1 + n, D)`, after the final LayerNorm.
+            the latent `(B, 1 + n, D)` after the final LayerNorm, and the outputs of the blocks `self.skip_blocks`, the
+            same shape each, in that order.
         """
         positions = self.pos_embed[:, 1:]
         if keep is not None:
@@ -206,32 +178,42 @@ class MaskedAutoencoder(nn.Module):
         tokens = self.patch_embed(patches) + positions
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         tokens = torch.cat([cls.to(tokens.dtype), tokens], dim=1)
+        outputs = []
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)
+            outputs.append(tokens)
+        return self.norm(tokens), tuple(outputs[index] for index in self.skip_blocks)
 
-    def decode(self, latent: Tensor, masking: Masking) -> Tensor:
-        """Tokens of the kept patches to a prediction for every patch.
+    def decode(self, latent: Tensor, masking: Masking, maps: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """Tokens of the kept patches to a prediction for every patch, at every scale the decoder draws.
 
         Args:
             latent: `(B, 1 + n, D)`.
             masking: which patches those are.
+            maps: outputs of `self.skip_blocks`, `(B, 1 + n, D)` each.
 
         Returns:
-            `(B, N, P * P * C)`.
+            `(B, N, s * s * C)` each, coarse to fine; this decoder draws the finest only, `s = P`.
         """
-        tokens = self.decoder_embed(latent)
+        tokens = self.with_mask_tokens(self.decoder_embed(latent), masking)
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        return (self.decoder_pred(self.decoder_norm(tokens))[:, 1:],)
+
+    def with_mask_tokens(self, tokens: Tensor, masking: Masking) -> Tensor:
+        """Kept tokens `(B, 1 + n, d)` to their places, mask tokens to the others, positions added: `(B, 1 + N, d)`."""
         B, seen, dim = tokens.shape
         removed = self.mask_token.to(tokens.dtype).expand(B, self.num_patches + 1 - seen, dim)
         patches = _take(torch.cat([tokens[:, 1:], removed], dim=1), masking.restore)
-        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
+        return torch.cat([tokens[:, :1], patches], dim=1) + self.decoder_pos_embed
 
     def to_pixels(self, patches: Tensor) -> Tensor:
-        """Patches in the model's normalised space `(B, N, P * P * C)` to images `(B, C, H, W)` in [0, 1]."""
-        return unpatchify(patches, self.grid, self.patch_size) * self.std + self.mean
+        """Patches in the model's normalised space `(B, N, s * s * C)` to images `(B, C, h, w)` in [0, 1].
+
+        Of any side s: at a coarse scale the images are as much smaller as the patches.
+        """
+        side = isqrt(patches.shape[-1] // self.in_channels)
+        return unpatchify(patches, self.grid, side) * self.std + self.mean
 
     # -- weights -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
-from torch import Tensor, nn
+from torch import nn
 
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.losses.pixel import masked_mse
@@ -56,10 +56,10 @@ def compile_regions(model: MaskedAutoencoder) -> None:
     For steps that learn only: pictures and validation come in other batch sizes, each of which would compile anew.
     """
 
-    def when_learning(region: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def when_learning(region: Callable[..., Any]) -> Callable[..., Any]:
         compiled = torch.compile(region)
 
-        def choose(*inputs: Any) -> Tensor:
+        def choose(*inputs: Any) -> Any:
             return compiled(*inputs) if torch.is_grad_enabled() else region(*inputs)
 
         return choose
