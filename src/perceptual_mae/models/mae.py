@@ -81,7 +81,8 @@ class MaskedAutoencoder(nn.Module):
         norm_pix_loss: bool = False,
     ) -> None:
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = (height, width)
         self.patch_size, self.in_channels, self.embed_dim = patch_size, in_channels, embed_dim
         self.norm_pix_loss = norm_pix_loss
         if any(side % patch_size or side < patch_size for side in self.image_size):
@@ -118,10 +119,7 @@ class MaskedAutoencoder(nn.Module):
 
     def _initialise(self) -> None:
         """Initialisation of MAE: Xavier-uniform linears, the patch projection as a linear, tokens N(0, 0.02)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        self.apply(initialise_linear)
         projection = self.patch_embed.proj
         nn.init.xavier_uniform_(projection.weight.data.flatten(1))
         nn.init.constant_(projection.bias, 0.0)  # type: ignore[arg-type]
@@ -233,6 +231,13 @@ class MaskedAutoencoder(nn.Module):
         expected = (self.in_channels, *self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"the model takes images (B, {', '.join(map(str, expected))}), not {tuple(images.shape)}")
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """MAE's initialisation of a linear layer: Xavier-uniform weight, no bias; other modules are left alone."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
 
 
 def _per_channel(values: Sequence[float], channels: int, name: str) -> Tensor:

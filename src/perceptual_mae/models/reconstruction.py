@@ -71,17 +71,20 @@ class Reconstruction:
         """The same values as leaves of a graph of their own, which collect the gradient of what is made of them."""
         return self.drawn([tokens.detach().requires_grad_() for tokens in self.predictions])
 
-    def every_second(self) -> "Reconstruction":
-        """Half of the batch: images 0, 2, 4, ..."""
+    def constant_half(self) -> "Reconstruction":
+        """Images 0, 2, 4, ... of the batch, without a graph and in full precision."""
         half = slice(None, None, 2)
-        normalised = self.patch_mean is not None and self.patch_std is not None
+
+        def constants(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(tensor.detach()[half].float() for tensor in tensors)
+
         return replace(
             self,
-            latent=self.latent[half],
-            maps=tuple(tokens[half] for tokens in self.maps),
-            predictions=tuple(tokens[half] for tokens in self.predictions),
+            latent=self.latent.detach()[half].float(),
+            maps=constants(self.maps),
+            predictions=constants(self.predictions),
             target=self.target[half],
             masking=Masking(*(indices[half] for indices in self.masking)),
-            patch_mean=self.patch_mean[half] if normalised else None,  # type: ignore[index]
-            patch_std=self.patch_std[half] if normalised else None,  # type: ignore[index]
+            patch_mean=None if self.patch_mean is None else self.patch_mean[half],
+            patch_std=None if self.patch_std is None else self.patch_std[half],
         )
