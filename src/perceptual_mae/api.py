@@ -12,11 +12,10 @@ from perceptual_mae import __version__
 from perceptual_mae.data import Source, first_readable, fixed_images, open_source
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
-from perceptual_mae.methods import METHODS
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
-from perceptual_mae.pretrain.build import LOSSES, build_model, trained_model
+from perceptual_mae.pretrain.build import build_model, trained_model
 from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig, to_dict
 from perceptual_mae.pretrain.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.pretrain.folder import RunFolder
@@ -108,8 +107,9 @@ def some_images(config: PretrainConfig, source: Source, count: int) -> tuple[Ten
 def facts(trainer: Trainer, train: Source, validation: Source | None, accelerator: Accelerator) -> dict[str, Any]:
     """`run.json`: what a reader of the report wants to know beside the settings."""
     config, model = trainer.config, trainer.model
-    losses = [(term.name, LOSSES[term.loss]) for term in METHODS[config.method].terms]
+    losses = [(term.name, term.loss) for term in trainer.take_step.terms if term.through == "pixels"]
     sample, _ = some_images(config, validation or train, EXPECTATION_IMAGES)
+    opponents = [name for name in trainer.players if name != "model"]
     with torch.device("meta"):  # nothing is allocated or initialised; and the model in training may be compiled
         shape_only = build_model(config)
     return {
@@ -123,6 +123,7 @@ def facts(trainer: Trainer, train: Source, validation: Source | None, accelerato
             "grid": list(model.grid),
             "tokens": model.num_patches,
             "visible_tokens": kept_patches(model.num_patches, config.mask_ratio),
+            **{f"{name}_parameters": count_parameters(trainer.players[name].module) for name in opponents},
         },
         "data": {
             "images": len(train),

@@ -17,6 +17,9 @@ class Stream(IntEnum):
     STEP = 6
     EVALUATION_MASKS = 7
     SAMPLE = 8
+    DISCRIMINATOR = 9
+    AUGMENTATION = 10
+    PATH_LENGTH = 11
 
 
 def mixed(seed: int, stream: Stream, *place: int) -> int:

@@ -297,20 +297,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_good_order(
 ) -> None:
     calls = 0
 
-    def breaks_in_step_three(reconstruction: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def breaks_in_step_three(reconstruction: Any, images: Tensor, seen: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         nonlocal calls
         calls += torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         value, parts = masked_mse(reconstruction, images)
         return (value * float("nan") if calls == 3 else value), parts
 
     witness = At(-1, lambda moment: {})
-    monkeypatch.setitem(build.LOSSES, "masked-mse", breaks_in_step_three)
+    monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (breaks_in_step_three, 1.0))
     config = make_config(save_every=2)
     with watched_by(witness), pytest.raises(PmaeError) as error:
         pretrain(config)
     assert calls == 3
     message = str(error.value)
-    assert message.startswith("step 3: loss/total is nan, loss/mse is nan, grad_norm is nan")
+    assert message.startswith("step 3: loss/mse is nan, loss/total is nan, grad_norm is nan")
     assert "checkpoints/step-00000002 holds the last good weights" in message
     assert "failed-batch-00000003.safetensors the batch" in message
 
@@ -328,6 +328,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_good_order(
     assert (run / "report.html").exists()
 
     # With the cause gone the run goes on as if nothing had been.
-    monkeypatch.setitem(build.LOSSES, "masked-mse", masked_mse)
+    monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (masked_mse, 1.0))
     pretrain(config)
     assert losses(run) == losses(pretrain(make_config("undisturbed", save_every=2)))

@@ -1,12 +1,10 @@
 """When things happen: the learning rate, the clock, and steps that are spread over a run."""
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from perceptual_mae.methods import Term
 from perceptual_mae.pretrain.schedule import Clock, learning_rate, spread, total_steps
 
 
@@ -46,15 +44,10 @@ def test_epochs_are_counted_from_one() -> None:
     assert [Clock(step, 3).epoch for step in range(7)] == [1, 1, 1, 2, 2, 2, 3]
 
 
-def test_terms_act_in_their_epochs_and_steps() -> None:
-    always = Term("a", loss="a")
-    assert all(Clock(step, 3).acts(always) for step in range(12))
-    even = replace(always, every_epochs=2)
-    assert [step for step in range(12) if Clock(step, 3).acts(even)] == [3, 4, 5, 9, 10, 11]
-    lazy = replace(always, every_steps=4)
-    assert [step for step in range(12) if Clock(step, 3).acts(lazy)] == [3, 7, 11]
-    both = replace(always, every_epochs=2, every_steps=2)
-    assert [step for step in range(12) if Clock(step, 3).acts(both)] == [3, 5, 9, 11]
+def test_epochs_and_steps_that_are_due() -> None:
+    assert all(Clock(step, 3).epoch_is_due(1) and Clock(step, 3).step_is_due(1) for step in range(12))
+    assert [step for step in range(12) if Clock(step, 3).epoch_is_due(2)] == [3, 4, 5, 9, 10, 11]
+    assert [step for step in range(12) if Clock(step, 3).step_is_due(4)] == [3, 7, 11]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
     "reconstruct": "draw what a run makes of masked images",
     "report": "write the report.html of a run anew",
+    "figures": "draw how the method works: `pmae figures ada` shows the augmentations",
+    "convert-dvae": "make DALL-E's published image tokeniser usable as a loss network",
     "demo": "three minutes on real photographs: does it learn?",
     "doctor": "versions, devices, what is missing and how to install it",
 }
@@ -61,7 +63,7 @@ def _run(arguments: list[str]) -> int:
 
         return _say(f"no command {name!r}{nearest(name, COMMANDS)}; `pmae --help` lists them", 2)
     try:
-        importlib.import_module(f"perceptual_mae.cli.{name}").run(rest)
+        importlib.import_module(f"perceptual_mae.cli.{name.replace('-', '_')}").run(rest)
     except SystemExit as end:  # `--help` and `--print_config` end so
         return int(end.code or 0)
     return 0

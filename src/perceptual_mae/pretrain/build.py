@@ -1,6 +1,7 @@
 """From names in `methods.py` and settings to networks, losses and optimisers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,16 +9,40 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.losses.pixel import masked_mse
+from perceptual_mae.losses.adversarial import adversarial
+from perceptual_mae.losses.feature_matching import FeatureMatching
+from perceptual_mae.losses.ms_ssim import MsSsimL1
+from perceptual_mae.losses.pixel import l1, masked_mse
 from perceptual_mae.losses.term import LossTerm
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.models.discriminator import Discriminator
+from perceptual_mae.models.msg_mae import MultiScaleAutoencoder
 from perceptual_mae.pretrain.checkpoint import Checkpoint, newest
 from perceptual_mae.pretrain.config import OptimizerConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.loss_config import LossesConfig
+from perceptual_mae.pretrain.step import WeightedTerm
+from perceptual_mae.seeds import Stream, mixed
 
-ARCHITECTURES: dict[str, Callable[..., MaskedAutoencoder]] = {"mae": MaskedAutoencoder.from_size}
-LOSSES: dict[str, LossTerm] = {"masked-mse": masked_mse}
+GENERATORS: dict[str, Callable[..., MaskedAutoencoder]] = {
+    "mae": MaskedAutoencoder.from_size,
+    "msg-mae": MultiScaleAutoencoder.from_size,
+    "mae-rgb": partial(MultiScaleAutoencoder.from_size, skips=False),
+}
+DISCRIMINATORS: dict[str, Callable[..., Discriminator]] = {
+    "single-scale": lambda scales, **sizes: Discriminator(scales[-1:], layers="plain", **sizes),
+    "msg": lambda scales, **sizes: Discriminator(scales, layers="plain", minibatch_std=True, **sizes),
+    "stylegan2": lambda scales, **sizes: Discriminator(scales, layers="stylegan2", minibatch_std=True, **sizes),
+}
+LOSSES: dict[str, Callable[[LossesConfig], tuple[LossTerm, float]]] = {
+    # each with its weight in the sum
+    "masked-mse": lambda settings: (masked_mse, 1.0),
+    "l1": lambda settings: (l1, 1.0),
+    "ms-ssim-l1": lambda settings: (MsSsimL1(settings.alpha), 1.0),
+    "adversarial": lambda settings: (adversarial, settings.adversarial),
+    "feature-matching": lambda settings: (FeatureMatching(settings.delta_f, settings.delta_s), 1.0),
+}
 
 
 def build_model(config: PretrainConfig) -> MaskedAutoencoder:
@@ -30,7 +55,7 @@ def build_model(config: PretrainConfig) -> MaskedAutoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return ARCHITECTURES[METHODS[config.method].architecture](
+            return GENERATORS[METHODS[config.method].row(config.architecture).generator](
                 config.model,
                 image_size=config.size,
                 patch_size=config.patch_size,
@@ -43,11 +68,74 @@ def build_model(config: PretrainConfig) -> MaskedAutoencoder:
             raise UsageError(str(error)) from None
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.AdamW:
-    """AdamW as in section 4 of the paper: weight decay for matrices, none for biases and norms."""
+def build_discriminator(config: PretrainConfig, scales: tuple[tuple[int, int], ...]) -> Discriminator:
+    """The discriminator of a run with its initial weights, for images of these scales.
+
+    Raises:
+        UsageError: images that it cannot take.
+    """
+    row, settings = METHODS[config.method].adversary, config.discriminator
+    assert row is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed(config.seed, Stream.DISCRIMINATOR))
+        try:
+            return DISCRIMINATORS[row.discriminator](
+                scales,
+                in_channels=config.pixels.channels,
+                channel_base=settings.channel_base or row.channel_base,
+                channel_max=settings.channel_max,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
+def build_terms(config: PretrainConfig) -> list[WeightedTerm]:
+    """The loss of a run, term by term."""
+    terms = []
+    for term in METHODS[config.method].terms:
+        loss, weight = LOSSES[term.loss](config.losses)
+        every = config.losses.perceptual_every if term.patient else 1
+        if weight:
+            terms.append(WeightedTerm(term.name, loss, weight, every, term.through))
+    return terms
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig, lr: float, lazy_every: int = 0) -> torch.optim.AdamW:
+    """AdamW as in section 4 of the paper: weight decay for matrices, none for biases and norms.
+
+    Args:
+        network: whose weights.
+        config: betas and weight decay.
+        lr: peak learning rate.
+        lazy_every: see `lazily`.
+    """
     groups: list[dict[str, Any]] = param_groups_weight_decay(network, config.weight_decay)
+    rate, betas = lazily(lr, config.betas, lazy_every)
     # One kernel for all parameters; PyTorch has it for CPU and CUDA.
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
+
+
+def build_discriminator_optimizer(network: nn.Module, config: PretrainConfig, lazy_every: int) -> torch.optim.Adam:
+    """Adam, with the settings of the method's discriminator."""
+    row, settings = METHODS[config.method].adversary, config.discriminator
+    assert row is not None
+    rate, betas = lazily(settings.lr or row.lr, settings.betas or row.betas, lazy_every)
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
+
+
+def lazily(lr: float, betas: tuple[float, float], every: int) -> tuple[float, tuple[float, float]]:
+    """Learning rate and betas for k + 1 steps in the place of k, where regularisation adds one to every k.
+
+    Both players go as far as they would have gone without it (StyleGAN2, arXiv 1912.04958, appendix B).
+
+    Args:
+        lr, betas: as they are without regularisation.
+        every: k; 0: there is none.
+    """
+    if not every:
+        return lr, betas
+    share = every / (every + 1)
+    return lr * share, (betas[0] ** share, betas[1] ** share)
 
 
 def compile_regions(model: MaskedAutoencoder) -> None:

@@ -5,12 +5,12 @@ Imports no torch, so that `pmae pretrain --help` answers at once.
 
 import dataclasses
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError
+from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 
 
 def _free(default: Any) -> Any:
@@ -113,6 +113,9 @@ class PretrainConfig:
         out: run folder; a run that is already there is continued.
         val_data: images to validate on; default: the validation split of --data, where it has one.
         method: row of the paper's Table 2.
+        architecture: generator of the row, where it has two: msg-mae has U-Net skips; default: the row's first.
+        loss_network: fixed network that dvae-p and timm-p look through: dvae:FILE, timm:NAME or timm:NAME:FILE.
+        loss_network_size: side of the images that it sees, in pixels; default: those of the model.
         model: size of the Vision Transformer.
         image_size: side of the images in pixels, or HEIGHTxWIDTH.
         patch_size: side of a patch in pixels.
@@ -133,6 +136,9 @@ class PretrainConfig:
     out: str = _free("runs/pretrain")
     val_data: str | None = None
     method: str = "mse"
+    architecture: Literal["mae", "msg-mae"] | None = None
+    loss_network: str | None = None
+    loss_network_size: int | None = None
     model: Literal["micro", "tiny", "small", "base", "large", "huge"] = "base"
     image_size: int | str = 224
     patch_size: int = 16
@@ -150,6 +156,10 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     pixels: PixelConfig = field(default_factory=PixelConfig)
     crop: CropConfig = field(default_factory=CropConfig)
+    losses: LossesConfig = field(default_factory=LossesConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    ada: AdaConfig = field(default_factory=AdaConfig)
+    path: PathConfig = field(default_factory=PathConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -178,6 +188,13 @@ class PretrainConfig:
         warmup = self.optimizer.warmup_epochs
         return 40 / 300 if warmup is None else min(1.0, warmup / epochs)
 
+    @property
+    def r1_gamma(self) -> float:
+        """Weight of the R1 penalty: `discriminator.r1_gamma`, or StyleGAN2-ADA's heuristic (arXiv 2006.06676)."""
+        height, width = self.size
+        given = self.discriminator.r1_gamma
+        return 0.0002 * height * width / self.batch_size if given is None else given
+
     def check(self) -> None:
         """Refuse settings that cannot be right.
 
@@ -186,33 +203,67 @@ class PretrainConfig:
         """
         from perceptual_mae.methods import METHODS
 
+        if self.method not in METHODS:
+            raise UsageError(f"--method {self.method}: there are {', '.join(METHODS)}")
+        method = METHODS[self.method]
         height, width = self.size
-        patch, pieces, methods = self.patch_size, self.optimizer.accumulate, ", ".join(METHODS)
+        patch, pieces, rows = self.patch_size, self.optimizer.accumulate, method.rows
         fits = patch > 0 and min(height, width) > 0 and height % patch == width % patch == 0
         divides = pieces >= 1 and self.batch_size % pieces == 0
+        architecture = f"--architecture {self.architecture}: the method {self.method} has only {' and '.join(rows)}"
+        unused = f"the method {self.method} looks through no fixed network; leave it out, or use "
+        unused += " or ".join(name for name, other in METHODS.items() if other.loss_network)
+        small = f"--image-size {self.image_size}: the discriminator of {self.method} needs at least 32 pixels a side"
         rules = [
             (fits, f"--image-size {self.image_size}: not a multiple of --patch-size {patch}"),
-            (self.method in METHODS, f"--method {self.method}: there {_is_or_are(METHODS)} {methods}"),
+            (self.architecture is None or self.architecture in rows, architecture),
+            (method.adversary is None or min(height, width) >= 32, small),
+            (bool(method.loss_network) or not self.loss_network, f"--loss-network {self.loss_network}: {unused}"),
             (0 <= self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio}: must lie between 0 and 1 (1 excluded)"),
-            (self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1"),
-            (self.epochs >= 1, f"--epochs {self.epochs}: must be at least 1"),
-            (self.max_steps is None or self.max_steps >= 1, f"--max-steps {self.max_steps}: must be at least 1"),
-            (self.save_every >= 1, f"--save-every {self.save_every}: must be at least 1"),
-            (self.lr is None or self.lr > 0, f"--lr {self.lr}: must be positive"),
             (self.workers == "auto" or self.workers >= 0, f"--workers {self.workers}: must be auto, 0 or more"),
             (divides, f"--optimizer.accumulate {pieces}: must divide --batch-size {self.batch_size}"),
-            (self.log.picture_images >= 1, f"--log.picture-images {self.log.picture_images}: must be at least 1"),
-            (self.log.every >= 1, f"--log.every {self.log.every}: must be at least 1"),
-            (self.checkpoint.keep >= 1, f"--checkpoint.keep {self.checkpoint.keep}: must be at least 1"),
-            (self.pixels.channels >= 1, f"--pixels.channels {self.pixels.channels}: must be at least 1"),
+            (0 <= self.losses.alpha <= 1, f"--losses.alpha {self.losses.alpha}: must lie between 0 and 1"),
+            (0 <= self.ada.start <= 1, f"--ada.start {self.ada.start}: must lie between 0 and 1"),
+            (-1 <= self.ada.target <= 1, f"--ada.target {self.ada.target}: must lie between -1 and 1"),
+            (0 < self.path.decay <= 1, f"--path.decay {self.path.decay}: must lie between 0 (excluded) and 1"),
+            *(
+                (value is None or value >= least, f"--{flag} {value}: must be {words}")
+                for flag, value, least, words in self._least()
+            ),
         ]
         for fine, complaint in rules:
             if not fine:
                 raise UsageError(complaint)
 
-
-def _is_or_are(names: Collection[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+    def _least(self) -> list[tuple[str, float | None, float, str]]:
+        """Settings that have a lower limit: flag, value, limit, and the limit in words."""
+        discriminator, losses = self.discriminator, self.losses
+        one, zero, tiny = (1, "at least 1"), (0, "0 or more"), (5e-324, "positive")
+        return [
+            ("batch-size", self.batch_size, *one),
+            ("epochs", self.epochs, *one),
+            ("max-steps", self.max_steps, *one),
+            ("save-every", self.save_every, *one),
+            ("lr", self.lr, *tiny),
+            ("loss-network-size", self.loss_network_size, *one),
+            ("pixels.channels", self.pixels.channels, *one),
+            ("log.picture-images", self.log.picture_images, *one),
+            ("log.every", self.log.every, *one),
+            ("checkpoint.keep", self.checkpoint.keep, *one),
+            ("losses.delta-f", losses.delta_f, *zero),
+            ("losses.delta-s", losses.delta_s, *zero),
+            ("losses.adversarial", losses.adversarial, *zero),
+            ("losses.perceptual-every", losses.perceptual_every, *one),
+            ("discriminator.lr", discriminator.lr, *tiny),
+            ("discriminator.channel-base", discriminator.channel_base, *one),
+            ("discriminator.channel-max", discriminator.channel_max, *one),
+            ("discriminator.r1-gamma", discriminator.r1_gamma, *zero),
+            ("discriminator.r1-every", discriminator.r1_every, *one),
+            ("ada.images", self.ada.images, *one),
+            ("ada.every", self.ada.every, *one),
+            ("path.weight", self.path.weight, *zero),
+            ("path.every", self.path.every, *one),
+        ]
 
 
 def to_dict(config: PretrainConfig) -> dict[str, Any]:

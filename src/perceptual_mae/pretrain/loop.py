@@ -2,28 +2,32 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 from safetensors.torch import save_file
+from torch import Tensor
 
+from perceptual_mae.augment.ada import draw_ada
 from perceptual_mae.data import Batch, SamplePlan, Source, auto_workers, to_float, train_loader
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.files import write_atomically
-from perceptual_mae.methods import METHODS
 from perceptual_mae.models.masking import draw_noise
 from perceptual_mae.pretrain import checkpoint
-from perceptual_mae.pretrain.build import LOSSES, build_model, build_optimizer, compile_regions
+from perceptual_mae.pretrain.cast import build_cast
 from perceptual_mae.pretrain.checkpoint import Checkpoint
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.folder import Record, RunFolder
+from perceptual_mae.pretrain.health import LONG, health
 from perceptual_mae.pretrain.meter import Meter, Stopwatch
 from perceptual_mae.pretrain.moment import Moment, Observer
+from perceptual_mae.pretrain.player import MicroBatch
 from perceptual_mae.pretrain.progress import ProgressDisplay
 from perceptual_mae.pretrain.schedule import Clock, learning_rate, total_steps
 from perceptual_mae.pretrain.signals import Interrupted, StopRequest
-from perceptual_mae.pretrain.step import MicroBatch, NonFinite, Player, TrainingStep
+from perceptual_mae.pretrain.tally import NonFinite
 from perceptual_mae.seeds import Stream, generator, mixed
 
 
@@ -58,15 +62,11 @@ class Trainer:
         self.plan = SamplePlan(len(train), config.batch_size, config.seed)
         self.total = total_steps(config.epochs, self.plan.steps_per_epoch, config.max_steps)
 
-        self.model = build_model(config).to(accelerator.device)
-        if config.compile:
-            compile_regions(self.model)
-        optimizer = build_optimizer(self.model, config.optimizer, config.learning_rate)
-        generator = Player.prepare(accelerator, self.model, optimizer)
-        self.players = {"model": generator}
-        terms = [(term, LOSSES[term.loss]) for term in METHODS[config.method].terms]
-        self.take_step = TrainingStep(accelerator, generator, terms, config.mask_ratio, config.optimizer.clip_grad)
+        cast = build_cast(config, accelerator)
+        self.model, self.players, self.modules, self.take_step = cast.model, cast.players, cast.modules, cast.step
         self.step = 0
+        self.recent: deque[Record] = deque(maxlen=2 * LONG)
+        self.health = "balanced"
         self.meter, self.stopwatch = Meter(), Stopwatch()
 
     def fit(self) -> None:
@@ -106,7 +106,7 @@ class Trainer:
         torch.manual_seed(mixed(self.config.seed, Stream.STEP, self.step, self.accelerator.process_index))
         for player in self.players.values():
             for group in player.optimizer.param_groups:
-                group["lr"] = self.rate(self.step)
+                group["lr"] = self.rate(self.step, player.lr)
         try:
             values = self.take_step(self.on_device(batches), Clock(self.step, self.plan.steps_per_epoch))
         except NonFinite as finding:
@@ -120,10 +120,10 @@ class Trainer:
         """Whether all steps are done."""
         return self.step >= self.total
 
-    def rate(self, step: int) -> float:
-        """Learning rate of the step that comes after `step` steps."""
+    def rate(self, step: int, peak: float) -> float:
+        """Learning rate of the step that comes after `step` steps; both players warm up and come to rest together."""
         warmup_share = self.config.warmup_share(self.total / self.plan.steps_per_epoch)
-        return learning_rate(step, self.total, self.config.learning_rate, warmup_share)
+        return learning_rate(step, self.total, peak, warmup_share)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -150,21 +150,25 @@ class Trainer:
         yield from zip(*[iter(loader)] * micro, strict=True)
 
     def on_device(self, batches: Sequence[Batch]) -> list[MicroBatch]:
-        """A step's micro-batches on the device, with the noise that masks them.
+        """A step's micro-batches on the device, with the random numbers that mask and augment them.
 
-        The noise is drawn for the whole batch and then cut as the images are, so that the number of processes and
+        These are drawn for the whole batch and then cut as the images are, so that the number of processes and
         micro-batches does not change what is masked.
         """
         device, images = self.accelerator.device, self.plan.images_per_step
-        stream = generator(self.config.seed, Stream.MASKS, self.step)
-        noise = draw_noise(images, self.model.num_patches, stream, torch.device("cpu"))
+        sizes = [len(batch.images) for batch in batches]
         place = images * self.accelerator.process_index // self.accelerator.num_processes
-        mine = noise[place : place + sum(len(batch.images) for batch in batches)]
-        parts = mine.split([len(batch.images) for batch in batches])
-        return [
-            MicroBatch(to_float(batch.images.to(device, non_blocking=True)), part.to(device, non_blocking=True))
-            for batch, part in zip(batches, parts, strict=True)
-        ]
+
+        def mine(numbers: Tensor) -> tuple[Tensor, ...]:
+            return numbers[place : place + sum(sizes)].to(device, non_blocking=True).split(sizes)
+
+        masks = generator(self.config.seed, Stream.MASKS, self.step)
+        noise = mine(draw_noise(images, self.model.num_patches, masks, torch.device("cpu")))
+        changes: Sequence[Tensor | None] = [None] * len(batches)
+        if self.take_step.augments:
+            changes = mine(draw_ada(images, generator(self.config.seed, Stream.AUGMENTATION, self.step)))
+        floats = [to_float(batch.images.to(device, non_blocking=True)) for batch in batches]
+        return [MicroBatch(*parts) for parts in zip(floats, noise, changes, strict=True)]
 
     # -- what is written down ------------------------------------------------------------------------------------------
 
@@ -190,10 +194,26 @@ class Trainer:
         means = self.meter.take()
         if self.accelerator.is_main_process:
             when = {"step": self.step, "epoch": round(self.step / self.plan.steps_per_epoch, 4)}
-            values = {"lr": self.rate(self.step - 1)} | means | observed | {"images_per_second": round(rate, 1)}
-            self.run.append(when | values | {"seconds": round(self.stopwatch.total, 2)})
+            values = (
+                {"lr": self.rate(self.step - 1, self.config.learning_rate)}
+                | means
+                | observed
+                | {"images_per_second": round(rate, 1)}
+            )
+            record = when | values | {"seconds": round(self.stopwatch.total, 2)}
+            self.run.append(record)
+            self.warn(record)
             self.accelerator.log(values, step=self.step)
         return rate
+
+    def warn(self, record: Record) -> None:
+        """Say so, once, when the game between generator and discriminator is lost."""
+        self.recent.append(record)
+        found = health(self.recent)
+        if found and found.state != self.health:
+            self.health = found.state
+            if self.console is not None and found.state != "balanced":
+                self.console.print(f"step {self.step}: {found.words}", highlight=False, markup=False)
 
     def save(self) -> None:
         """Write a checkpoint, and the encoder under timm's names beside it."""
@@ -206,7 +226,7 @@ class Trainer:
             "data": self.train.fingerprint(),
             "threads": torch.get_num_threads(),
         }
-        networks = {name: player.module.state_dict() for name, player in self.players.items()}
+        networks = {name: module.state_dict() for name, module in self.modules.items()}
         checkpoint.save(self.run.checkpoints, Checkpoint(self.step, networks, training), self.config.checkpoint.keep)
         encoder = {name: tensor.contiguous() for name, tensor in self.model.encoder_state_dict().items()}
         metadata = {name: json.dumps(getattr(self.model, name).flatten().tolist()) for name in ("mean", "std")}
@@ -221,10 +241,11 @@ class Trainer:
             what happened, for the user; empty for a new run.
         """
         notes = []
-        for found in checkpoint.newest(self.run.checkpoints, self.players):
+        for found in checkpoint.newest(self.run.checkpoints, self.modules):
             if isinstance(found, Checkpoint):
+                for name, module in self.modules.items():
+                    module.load_state_dict(found.networks[name])
                 for name, player in self.players.items():
-                    player.module.load_state_dict(found.networks[name])
                     player.optimizer.load_state_dict(found.training["optimizers"][name])
                 self.meter.load_state_dict(found.training["meter"])
                 self.stopwatch.total = found.training["seconds"]

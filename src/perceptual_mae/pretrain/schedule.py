@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from perceptual_mae.methods import Term
-
 
 @dataclass(frozen=True)
 class Clock:
@@ -23,9 +21,13 @@ class Clock:
         """The current epoch, counted from 1 as the paper does."""
         return self.step // self.steps_per_epoch + 1
 
-    def acts(self, term: Term) -> bool:
-        """Whether a term of the loss acts in this step."""
-        return self.epoch % term.every_epochs == 0 and (self.step + 1) % term.every_steps == 0
+    def epoch_is_due(self, every: int) -> bool:
+        """Whether the current epoch is divisible by `every`."""
+        return self.epoch % every == 0
+
+    def step_is_due(self, every: int) -> bool:
+        """Whether the coming step, counted from 1, is divisible by `every`."""
+        return (self.step + 1) % every == 0
 
 
 def total_steps(epochs: int, steps_per_epoch: int, max_steps: int | None) -> int:

@@ -1,137 +1,167 @@
-"""One step of training: reconstruct, judge, step."""
+"""One step of training: reconstruct, look, judge, step."""
 
-import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from perceptual_mae.losses.term import LossTerm
-from perceptual_mae.methods import Term
+from perceptual_mae.losses.term import LossTerm, Seen
+from perceptual_mae.models import Reconstruction
+from perceptual_mae.pretrain.lens import Lens
+from perceptual_mae.pretrain.opponent import Opponent
+from perceptual_mae.pretrain.player import MicroBatch, Player, norm_of
+from perceptual_mae.pretrain.regularise import R1, PerceptualPath
 from perceptual_mae.pretrain.schedule import Clock
-
-
-@dataclass
-class Player:
-    """A network that learns, with an optimiser of its own. The generator is one; an adversary is another.
-
-    Attributes:
-        module: the network as it is saved.
-        network: the network as it is called: the same one, spread over processes and in mixed precision.
-        optimizer: of the module's parameters.
-    """
-
-    module: nn.Module
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    @classmethod
-    def prepare(cls, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> "Player":
-        """Hand a network on its device, and its optimiser, to accelerate."""
-        network, _ = accelerator.prepare(module, optimizer)
-        return cls(module, network, optimizer)
+from perceptual_mae.pretrain.tally import Tally
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """A part of a step's batch that is on the device.
+class WeightedTerm:
+    """A term of the generator's loss as a run has it: `methods.Term` with the run's settings.
 
     Attributes:
-        images: `(b, C, H, W)` in [0, 1].
-        noise: `(b, N)`, which decides what is masked.
+        name: in logs: `loss/<name>`.
+        loss: the term.
+        weight: its factor in the sum.
+        every_epochs: acts in epochs divisible by this, counted from 1.
+        through: what it looks through.
     """
 
-    images: Tensor
-    noise: Tensor
-
-
-class NonFinite(Exception):  # noqa: N818  (a finding, told to the user by the loop)
-    """A loss or the gradient is not finite. Raised before any weight has changed.
-
-    Attributes:
-        values: those that are not, by name.
-    """
-
-    def __init__(self, values: dict[str, float]) -> None:
-        super().__init__(", ".join(f"{name} is {value}" for name, value in values.items()))
-        self.values = values
+    name: str
+    loss: LossTerm
+    weight: float = 1.0
+    every_epochs: int = 1
+    through: Literal["pixels", "network"] = "pixels"
 
 
 @dataclass
 class TrainingStep:
-    """Improves the generator by one step of its loss (eq. 1 of the paper).
+    """Improves the generator by one step of its loss (eq. 1 of the paper), and its opponent by one of its own (eq. 4).
 
     Attributes:
         accelerator: devices, precision and processes.
         generator: the masked autoencoder and its optimiser.
         terms: the loss, term by term, as the method's row has it.
         mask_ratio: share of patches removed.
-        clip_grad: largest norm of the gradient, or None.
+        clip_grad: largest norm of a player's gradient, or None.
+        lens: what terms look through: the opponent, a fixed loss network, or None.
+        r1, path: lazy regularisation of the opponent and of the generator, where the row has them.
     """
 
     accelerator: Accelerator
     generator: Player
-    terms: Sequence[tuple[Term, LossTerm]]
+    terms: Sequence[WeightedTerm]
     mask_ratio: float
-    clip_grad: float | None
+    clip_grad: float | None = None
+    lens: Lens | None = None
+    r1: R1 | None = None
+    path: PerceptualPath | None = None
 
     def __call__(self, batch: Sequence[MicroBatch], clock: Clock) -> dict[str, float]:
         """Take a step.
+
+        Both players learn from one look of the discriminator, exactly: the reconstruction is cut off its graph; the
+        generator's loss gives the gradient at the cut without reaching a weight of the discriminator; the
+        discriminator's loss goes backward through the same look; and the gradient at the cut through the generator.
 
         Args:
             batch: this process's share of the batch, in as many parts as gradients are accumulated over.
             clock: when this is.
 
         Returns:
-            `loss/total`, `loss/<term>`, `loss/<term>/<part>` and `grad_norm`, means over the whole batch.
+            `loss/total`, `loss/<term>`, `loss/<term>/<part>`, `grad_norm` and how the game stands, as means
+            over the batch.
 
         Raises:
-            NonFinite: a value is not finite; no weight has changed.
+            NonFinite: a value is not finite.
         """
-        network, optimizer = self.generator.network, self.generator.optimizer
-        sums: dict[str, Tensor] = {}
-        for i, micro in enumerate(batch):
-            last = i == len(batch) - 1
-            with nullcontext() if last else self.accelerator.no_sync(network):
-                reconstruction = network(micro.images, self.mask_ratio, micro.noise)
-                values = self.judge(reconstruction, micro.images, clock)
-                self.accelerator.backward(values["loss/total"] / len(batch))
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0) + value.detach().float() / len(batch)
-        sums["grad_norm"] = self.gradient_norm()
-        log = self.reduced(sums)
-        broken = {name: value for name, value in log.items() if not math.isfinite(value)}
-        if broken:
-            raise NonFinite(broken)
-        optimizer.step()
-        optimizer.zero_grad()
+        opponent, tally = self.opponent, Tally(self.accelerator, len(batch))
+        together = opponent is not None and not opponent.alternating
+        if opponent and not together:
+            self.opponent_first(opponent, batch, tally)
+        made = []
+        for part in self.synchronised_at_last(batch):
+            reconstruction = self.generator.network(part.images, self.mask_ratio, part.noise)
+            leaf = reconstruction.cut()
+            seen = self.lens.look(leaf, part) if self.lens else None
+            gradient = self.judge(leaf, part.images, seen, clock, tally)
+            if opponent and seen and together:
+                opponent.learn(seen, tally)
+            torch.autograd.backward(reconstruction.predictions, gradient)
+            if self.path and clock.step_is_due(self.path.every):
+                made.append(reconstruction.constant_half())
+        players = [self.generator, opponent.player] if opponent and together else [self.generator]
+        for player, name in zip(players, ("grad_norm", "grad_norm/discriminator"), strict=False):
+            tally.whole(name, player.gradient_norm(self.clip_grad))
+        log = tally.means()
+        for player in players:
+            player.improve()
+        if opponent:
+            log |= opponent.adapt(log, clock)
+            if self.r1 and clock.step_is_due(self.r1.every):
+                log |= self.r1(opponent, batch)
+            if self.path and made:
+                log |= self.path(opponent, self.generator, batch, made, clock)
         return log
 
-    def judge(self, reconstruction: object, images: Tensor, clock: Clock) -> dict[str, Tensor]:
-        """Eq. 1: the weighted sum of the terms that act now, with each term and its parts by name."""
-        values: dict[str, Tensor] = {}
-        total = torch.zeros((), device=images.device)
-        for term, loss in self.terms:
-            if not clock.acts(term):
+    @property
+    def opponent(self) -> Opponent | None:
+        """The discriminator at play, if the method has one."""
+        return self.lens if isinstance(self.lens, Opponent) else None
+
+    @property
+    def augments(self) -> bool:
+        """Whether what the opponent sees is augmented."""
+        return self.opponent is not None and self.opponent.ada is not None
+
+    def judge(
+        self, leaf: Reconstruction, images: Tensor, seen: Seen | None, clock: Clock, tally: Tally
+    ) -> list[Tensor]:
+        """Eq. 1: the gradient, with respect to what was drawn, of the weighted sum of the terms that act now.
+
+        Terms that look through a network are differentiated by themselves, to see how much the network has to say.
+        """
+        totals: dict[str, Tensor] = {}
+        for term in self.terms:
+            if not clock.epoch_is_due(term.every_epochs):
                 continue
-            value, parts = loss(reconstruction, images)  # type: ignore[arg-type]
-            total = total + term.weight * term.every_steps * value
-            values[f"loss/{term.name}"] = value
-            values |= {f"loss/{term.name}/{part}": scalar for part, scalar in parts.items()}
-        return {"loss/total": total} | values
+            value, parts = term.loss(leaf, images, seen)
+            totals[term.through] = totals.get(term.through, 0) + term.weight * value
+            tally.add({f"loss/{term.name}": value} | {f"loss/{term.name}/{name}": part for name, part in parts.items()})
+        tally.add({"loss/total": torch.stack(list(totals.values())).sum()})
+        gradient = [torch.zeros_like(drawn) for drawn in leaf.predictions]
+        for through, total in totals.items():
+            # The graph stays for the discriminator's loss, which goes backward through the same look.
+            pulls = torch.autograd.grad(
+                total / tally.parts, leaf.predictions, retain_graph=through == "network", materialize_grads=True
+            )
+            if len(totals) > 1:
+                tally.add({f"pull/{through}": norm_of(pulls)})
+            gradient = [sum_ + pull for sum_, pull in zip(gradient, pulls, strict=True)]
+        return gradient
 
-    def gradient_norm(self) -> Tensor:
-        """Norm of the generator's gradient, which is then clipped if that is asked for."""
-        parameters = [p for p in self.generator.network.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, norm)
-        return norm
+    def opponent_first(self, opponent: Opponent, batch: Sequence[MicroBatch], tally: Tally) -> None:
+        """The classical order: the opponent learns from what the generator draws, and the generator meets it after."""
+        own = Tally(self.accelerator, len(batch))
+        for part in self.synchronised_at_last(batch):
+            with torch.no_grad():
+                made = self.generator.network(part.images, self.mask_ratio, part.noise)
+            opponent.learn(opponent.look(made, part), own)
+        own.whole("grad_norm/discriminator", opponent.player.gradient_norm(self.clip_grad))
+        own.means()  # refuses what is not finite
+        opponent.player.improve()
+        tally.sums |= own.sums
 
-    def reduced(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Means over processes, as numbers: one transfer for all of them."""
-        stacked = self.accelerator.reduce(torch.stack(list(values.values())), "mean")
-        return dict(zip(values, stacked.tolist(), strict=True))
+    def synchronised_at_last(self, batch: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
+        """The parts of a batch; gradients meet those of other processes in the last one only."""
+        players = [self.generator, self.opponent.player] if self.opponent else [self.generator]
+        for i, part in enumerate(batch):
+            with ExitStack() as alone:
+                if i < len(batch) - 1:
+                    for player in players:
+                        alone.enter_context(self.accelerator.no_sync(player.network))
+                yield part

@@ -18,7 +18,11 @@ TITLES = {
     "images_per_second": "Images a second",
     "knn": "k-NN accuracy",
     "d_{}": "Discriminator on real and generated images",
-    "ada_p": "Augmentation probability (ADA)",
+    "d_accuracy": "Share of right verdicts of the discriminator",
+    "ada_p": "Augmentation probability p (ADA)",
+    "ada_r": "Sign statistic r of real images (ADA)",
+    "pull": "Gradient on the reconstruction",
+    "path_length": "Perceptual path length, running mean",
 }
 NAMES = {
     "mse": "MSE",
@@ -101,9 +105,10 @@ def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = No
         if validation is not None or name in expected:
             lines = [_line("training", drawn[key])] + ([_line("validation", validation)] if validation else [])
             result.append(Panel(f"{key}+validation", _capital(pretty(name)), lines, expected.get(name)))
-    parts = _distinct({pretty(name): left.pop(key) for name, key in losses.items()})
+    parts = _distinct({pretty(name): left.pop(key) for name, key in losses.items() if "/" not in name})
     if len(parts) > 1 or not result:
         result += _several("loss", "Loss and its parts" if len(parts) > 1 else "Loss", parts)
+    result += _parts_of_losses(left)
 
     for key in [key for key in left if key.startswith("validation/")]:
         name = key.removeprefix("validation/")
@@ -114,18 +119,49 @@ def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = No
     result += [_in_percent(panel) for panel in _several("knn", TITLES["knn"], names)]
 
     mechanics = {key: left.pop(key) for key in LAST if key in left}
-    groups: dict[str, dict[str, Track]] = {}
-    for key, track in left.items():
-        both = re.sub(r"(?<![a-z])(real|fake|generated)(?![a-z])", "{}", key)
-        side = re.search(r"(?<![a-z])(real|fake|generated)(?![a-z])", key)
-        groups.setdefault(both, {})[side[0] if side else pretty(key)] = track
-    for group, members in groups.items():
-        title = TITLES.get(group) or _capital(pretty(group.replace("{}", " and ".join(members))))
-        result += _several(group, title, members)
+    norms = {"generator": mechanics.pop("grad_norm"), **_family("grad_norm", left)} if "grad_norm" in mechanics else {}
+    result += _others(left)
+    if len(norms) == 1:
+        norms = {pretty("grad_norm"): norms["generator"]}
+    result += _several("grad_norm", TITLES["grad_norm"], norms)
     for key, track in mechanics.items():
         result += _several(key, TITLES[key], {pretty(key): track})
     last = max((track.latest[0] for track in drawn.values()), default=0.0) or 1.0
     return [replace(panel, last=last) for panel in result[:PANELS]]
+
+
+def _parts_of_losses(left: dict[str, Track]) -> list[Panel]:
+    """A panel for every loss `loss/a/...` that is logged in parts; they are taken out of `left`."""
+    inner: dict[str, dict[str, Track]] = {}
+    for key in [key for key in left if key.startswith("loss/")]:
+        whole, _, part = key.rpartition("/")
+        inner.setdefault(whole, {})[pretty(part)] = left.pop(key)
+    titles = {whole: f"Parts of the loss: {pretty(whole.removeprefix('loss/'))}" for whole in inner}
+    return [panel for whole, members in inner.items() for panel in _several(whole, titles[whole], members)]
+
+
+def _others(left: Mapping[str, Track]) -> list[Panel]:
+    """Panels of metrics that have no place of their own: those of a known family together, else each by itself."""
+    groups: dict[str, dict[str, Track]] = {}
+    for key, track in left.items():
+        family, _, member = key.rpartition("/")
+        both = re.sub(r"(?<![a-z])(real|fake|generated)(?![a-z])", "{}", key)
+        side = re.search(r"(?<![a-z])(real|fake|generated)(?![a-z])", key)
+        if family in TITLES:
+            groups.setdefault(family, {})[pretty(member)] = track
+        else:
+            groups.setdefault(both, {})[side[0] if side else pretty(key)] = track
+    result = []
+    for group, members in groups.items():
+        title = TITLES.get(group) or _capital(pretty(group.replace("{}", " and ".join(members))))
+        result += _several(group, title, members)
+    return result
+
+
+def _family(name: str, found: dict[str, Track]) -> dict[str, Track]:
+    """Take the tracks `name/...` out of `found`, by what follows the name."""
+    keys = [key for key in found if key.startswith(f"{name}/")]
+    return {pretty(key.removeprefix(f"{name}/")): found.pop(key) for key in keys}
 
 
 def pretty(key: str) -> str:

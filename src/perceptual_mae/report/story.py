@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from perceptual_mae.pretrain.health import LONG, health
 from perceptual_mae.report.panels import pretty
 from perceptual_mae.report.run_folder import RunRecord
 from perceptual_mae.report.words import UNKNOWN, compact, count, duration, is_number, number, percent
@@ -16,7 +17,7 @@ KNN_NOTE = (
     "reaches 11.2 with k-NN, 46.0 with a linear probe and 81.3 fine-tuned (lightly's benchmark). Watch whether it "
     "rises; judge the encoder by a linear probe or by fine-tuning."
 )
-EXPECTED_NOTE = "the MSE of painting everything in the mean colour of the training images"
+EXPECTED_NOTE = "the loss of painting everything in the mean colour of the training images"
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,17 @@ def summary(run: RunRecord) -> list[str]:
     took = f" ({', '.join(extent)})" if extent else ""
     steps = f"{count(last)} step" + ("" if last == 1 else "s")
     sentences.append(f"{so_far} {steps}{took}, and {course}.")
-    beside = comparison(run)
-    return [*sentences, beside] if beside else sentences
+    return [sentence for sentence in (*sentences, comparison(run), game(run)) if sentence]
+
+
+def game(run: RunRecord) -> str:
+    """How the game between generator and discriminator stands; empty where there is none."""
+    if "d_real" not in run.tracks:
+        return ""
+    steps = run.tracks["d_real"].points()[0][-LONG:]
+    lines = [{key: track.at(step) for key, track in run.tracks.items() if track.at(step) is not None} for step in steps]
+    found = health(lines)
+    return found.words if found else ""
 
 
 def comparison(run: RunRecord) -> str:

@@ -1,0 +1,72 @@
+"""A network that learns, and what it is given in a step."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+@dataclass
+class Player:
+    """A network with an optimiser of its own. The generator is one; the discriminator is another.
+
+    Attributes:
+        module: the network as it is saved.
+        network: the network as it is called: the same one, spread over processes and in mixed precision.
+        optimizer: of the module's parameters.
+        lr: the optimiser's learning rate at the peak of the schedule.
+    """
+
+    module: nn.Module
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    lr: float
+
+    @classmethod
+    def prepare(cls, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> "Player":
+        """Hand a network on its device, and its optimiser at its peak rate, to accelerate."""
+        lr = optimizer.param_groups[0]["lr"]
+        network, _ = accelerator.prepare(module, optimizer)
+        return cls(module, network, optimizer, lr)
+
+    def gradient_norm(self, clip: float | None = None) -> Tensor:
+        """Norm of the network's gradient, which is then clipped if that is asked for."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        return norm
+
+    def average_gradients(self, accelerator: Accelerator) -> None:
+        """Mean over processes of a gradient that was not taken through `network`, which would have done it."""
+        if accelerator.num_processes > 1:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.copy_(accelerator.reduce(parameter.grad, "mean"))
+
+    def improve(self) -> None:
+        """Step along the gradient, which begins anew."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a step's batch that is on the device.
+
+    Attributes:
+        images: `(b, C, H, W)` in [0, 1].
+        noise: `(b, N)`, which decides what is masked.
+        augmentation: `(b, K)`, which decides how the discriminator's view of each image is augmented, if it is.
+    """
+
+    images: Tensor
+    noise: Tensor
+    augmentation: Tensor | None = None
+
+
+def norm_of(gradients: Iterable[Tensor]) -> Tensor:
+    """Euclidean norm of all of them together, in float32."""
+    return nn.utils.get_total_norm([gradient.float() for gradient in gradients])

@@ -1,0 +1,108 @@
+"""Lazy regularisation of the two players (StyleGAN2, arXiv 1912.04958): steps of their own, now and then."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.losses.gradient_penalty import r1_penalty
+from perceptual_mae.losses.path_length import PathLength, exact_lengths, finite_difference_lengths
+from perceptual_mae.models import MaskedAutoencoder, Reconstruction
+from perceptual_mae.models.pyramid import image_pyramid
+from perceptual_mae.pretrain.opponent import Opponent
+from perceptual_mae.pretrain.player import MicroBatch, Player
+from perceptual_mae.pretrain.schedule import Clock
+from perceptual_mae.pretrain.tally import Tally
+from perceptual_mae.seeds import Stream, generator
+
+
+@dataclass
+class R1:
+    """Keeps the discriminator smooth around real images.
+
+    Attributes:
+        gamma: weight.
+        every: steps between penalties; each counts so many times.
+    """
+
+    gamma: float
+    every: int
+
+    def __call__(self, opponent: Opponent, batch: Sequence[MicroBatch]) -> dict[str, float]:
+        """Take a step of the discriminator.
+
+        With respect to the images that it receives, after augmentation: resampling has no second derivative to take.
+        """
+        player, tally = opponent.player, Tally(opponent.accelerator, len(batch))
+        for part in batch:
+            real = image_pyramid(part.images, opponent.scales)
+            seen = opponent.augmented(real, opponent.augmentation(part.augmentation))
+            # Past `network`: mixed precision and compiled regions have no second derivatives.
+            penalty = self.gamma * r1_penalty(player.module.judge, seen)
+            (self.every * penalty / len(batch)).backward()
+            tally.add({"loss/r1": penalty})
+        player.average_gradients(opponent.accelerator)
+        log = tally.means()
+        player.improve()
+        return log
+
+
+@dataclass
+class PerceptualPath:
+    """Keeps the generator's steps even: how far the picture moves, as the discriminator sees it, for a step of z.
+
+    Attributes:
+        state: the running mean length, in checkpoints.
+        weight: weight of the penalty.
+        every: steps between penalties; each counts so many times.
+        exact: second derivatives in place of finite differences.
+        seed: of the run.
+    """
+
+    state: PathLength
+    weight: float
+    every: int
+    exact: bool
+    seed: int
+
+    def __call__(
+        self,
+        opponent: Opponent,
+        player: Player,
+        batch: Sequence[MicroBatch],
+        made: Sequence[Reconstruction],
+        clock: Clock,
+    ) -> dict[str, float]:
+        """Take a step of the generator's decoder, on every second image, with masks and augmentation as they were."""
+        accelerator, tally = opponent.accelerator, Tally(opponent.accelerator, len(batch))
+        stream = generator(self.seed, Stream.PATH_LENGTH, clock.step, accelerator.process_index)
+        weights = list(player.module.parameters())
+        for part, half in zip(batch, made, strict=True):
+            numbers = part.augmentation
+            lengths = self.lengths(opponent, player, half, None if numbers is None else numbers[::2], stream)
+            penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))
+            (self.every * penalty / len(batch)).backward(inputs=weights)
+            tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
+        player.average_gradients(accelerator)
+        log = tally.means()
+        player.improve()
+        return log
+
+    def lengths(
+        self, opponent: Opponent, player: Player, half: Reconstruction, numbers: Tensor | None, stream: torch.Generator
+    ) -> Tensor:
+        """`(b,)` how far D's features move for a step of z in a random direction."""
+        change = opponent.augmentation(numbers)
+        model: MaskedAutoencoder = player.module  # type: ignore[assignment]
+        # The class's function is never a compiled region, which cannot be differentiated twice.
+        decode = type(model).decode.__get__(model) if self.exact else model.decode
+
+        def features(z: Tensor) -> tuple[Tensor, ...]:
+            drawn = half.drawn(decode(z, half.masking, half.maps))
+            return opponent.player.module.judge(opponent.augmented(drawn.pyramid, change)).features
+
+        if self.exact:
+            return exact_lengths(features, half.latent, stream)
+        direction = torch.randn(half.latent.shape, generator=stream).to(half.latent.device)
+        return finite_difference_lengths(features, half.latent, direction)

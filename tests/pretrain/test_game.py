@@ -1,0 +1,226 @@
+"""The step of two players: what each learns from one look, against what each would learn by itself."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from perceptual_mae.augment.ada import augment, draw_ada, transforms
+from perceptual_mae.losses.adversarial import adversarial, discriminator_loss
+from perceptual_mae.losses.feature_matching import FeatureMatching
+from torch import Tensor
+
+from perceptual_mae.losses.pixel import l1
+from perceptual_mae.losses.term import Seen
+from perceptual_mae.models.pyramid import image_pyramid
+from perceptual_mae.pretrain.cast import Cast, build_cast
+from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretrain.device import make_accelerator
+from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, PathConfig
+from perceptual_mae.pretrain.player import MicroBatch, Player
+from perceptual_mae.pretrain.schedule import Clock
+
+EVEN, ODD = Clock(10, 10), Clock(0, 10)
+"""Steps of an even epoch, in which features are matched, and of an odd one; no regularisation is due in either."""
+Grads = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """The gradients that players step along, in order; the weights stay as they are."""
+    seen: list[dict[str, Tensor]] = []
+
+    def improve(self: Player) -> None:
+        seen.append({n: p.grad.clone() for n, p in self.module.named_parameters() if p.grad is not None})
+        self.optimizer.zero_grad()
+
+    monkeypatch.setattr(Player, "improve", improve)
+    return seen
+
+
+def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings: Any) -> Cast:
+    config = make_config(method=method, **({"discriminator": DiscriminatorConfig(channel_base=512)} | settings))
+    return build_cast(config, make_accelerator(config))
+
+
+def batch(cast: Cast, count: int = 8, parts: int = 1) -> list[MicroBatch]:
+    stream = torch.Generator().manual_seed(7)
+    images = torch.rand(count, 3, *cast.model.image_size, generator=stream)
+    noise = torch.rand(count, cast.model.num_patches, generator=stream)
+    numbers = draw_ada(count, stream)
+    cut = count // parts
+    return [MicroBatch(*p) for p in zip(images.split(cut), noise.split(cut), numbers.split(cut), strict=True)]
+
+
+def looks(cast: Cast, part: MicroBatch, p: float, pyramid: Any) -> Seen:
+    """What the discriminator sees, by two separate calls."""
+    network, scales = cast.players["discriminator"].module, cast.model.scales
+    real = image_pyramid(part.images, scales)
+    if p:
+        assert part.augmentation is not None
+        change = transforms(part.augmentation, p, scales[-1], 3)
+        real, pyramid = augment(real, change), augment(pyramid, change)
+    return Seen(network.judge(real), network.judge(pyramid))
+
+
+def by_themselves(cast: Cast, part: MicroBatch, perceptual: bool, p: float = 0.0) -> tuple[Any, Any]:
+    """Gradients of each player's own loss, the other frozen, each with a forward pass of its own."""
+    model, network = cast.model, cast.players["discriminator"].module
+    model.zero_grad()
+    network.zero_grad()
+    made = model(part.images, 0.75, part.noise)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    seen = looks(cast, part, p, made.pyramid)
+    total = l1(made, part.images)[0] + adversarial(made, part.images, seen)[0]
+    if perceptual:
+        total = total + FeatureMatching()(made, part.images, seen)[0]
+    total.backward()
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    generators = {n: q.grad.clone() for n, q in model.named_parameters() if q.grad is not None}
+    discriminator_loss(looks(cast, part, p, [image.detach() for image in made.pyramid]))[0].backward()
+    discriminators = {n: q.grad.clone() for n, q in network.named_parameters() if q.grad is not None}
+    model.zero_grad()
+    network.zero_grad()
+    return generators, discriminators
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    largest = max(float(gradient.abs().max()) for gradient in theirs.values())
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], atol=2e-5 * largest, rtol=1e-3, msg=name)
+
+
+METHODS_WITH_FEATURES = ("ls-gan-p", "msg-gan-p", "stylegan2-ada-p")
+
+
+@pytest.mark.parametrize("clock", [EVEN, ODD], ids=["even", "odd"])
+@pytest.mark.parametrize("method", METHODS_WITH_FEATURES)
+def test_one_look_teaches_both_what_each_would_have_learnt_alone(
+    make_config: Any, learnt: list[dict[str, Tensor]], method: str, clock: Clock
+) -> None:
+    cast = cast_for(make_config, method, ada=AdaConfig(start=0.8))
+    (part,) = batch(cast)
+    p = 0.8 if cast.step.augments else 0.0
+    expected = by_themselves(cast, part, perceptual=clock is EVEN, p=p)
+    cast.step([part], clock)
+    generator, discriminator = learnt
+    assert_same(generator, expected[0])
+    assert_same(discriminator, expected[1])
+    assert len(generator) == len(list(cast.model.parameters()))
+    assert len(discriminator) == len(list(cast.players["discriminator"].module.parameters()))
+
+
+def test_parts_of_a_batch_add_up(make_config: Any, learnt: list[dict[str, Tensor]]) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p", ada=AdaConfig(start=0.5))
+    whole = cast.step(batch(cast), EVEN)
+    parts = cast.step(batch(cast, parts=2), EVEN)  # of four images each: the groups of the minibatch stddev
+    assert_same(learnt[2], learnt[0])
+    assert_same(learnt[3], learnt[1])
+    for name in ("loss/total", "loss/discriminator", "d_real", "d_fake", "d_accuracy", "ada_r"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4), name
+
+
+def test_alternating_updates_meet_the_discriminator_after_it_has_learnt(make_config: Any) -> None:
+    settings = DiscriminatorConfig(channel_base=512, update="alternating", lr=0.05)
+    cast = cast_for(make_config, "ls-gan-p", discriminator=settings)
+    (part,) = batch(cast)
+    network = cast.players["discriminator"].module
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    _, first = by_themselves(cast, part, perceptual=True)
+    moves: list[dict[str, Tensor]] = []
+    improve = Player.improve
+
+    def watched(self: Player) -> None:
+        moves.append({n: p.grad.clone() for n, p in self.module.named_parameters() if p.grad is not None})
+        if self.module is network:
+            improve(self)
+        else:
+            self.optimizer.zero_grad()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Player, "improve", watched)
+        cast.step([part], EVEN)
+    discriminator, generator = moves
+    assert_same(discriminator, first)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert_same(generator, by_themselves(cast, part, perceptual=True)[0])  # with the new weights
+    network.load_state_dict(before)
+    old = by_themselves(cast, part, perceptual=True)[0]
+    assert any(not torch.allclose(generator[name], old[name], rtol=1e-2) for name in old)
+
+
+def test_regularisation_takes_steps_of_its_own_when_it_is_due(
+    make_config: Any, learnt: list[dict[str, Tensor]]
+) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p")
+    logs = [cast.step(batch(cast), Clock(step, 10)) for step in range(16)]
+    lazy = {step + 1 for step, log in enumerate(logs) if "loss/path_length" in log}
+    assert lazy == {4, 8, 12, 16}
+    assert [step + 1 for step, log in enumerate(logs) if "loss/r1" in log] == [16]
+    assert len(learnt) == 2 * 16 + 4 + 1
+    # After the two players' steps of the fourth: the decoder alone learns from the path length...
+    path = learnt[2 * 4]
+    moved = {name.split(".")[0] for name, gradient in path.items() if gradient.abs().sum() > 0}
+    assert "decoder_blocks" in moved
+    assert "decoder_embed" in moved
+    assert not moved & {"blocks", "patch_embed", "norm", "cls_token"}
+    # ... and the discriminator alone from R1.
+    assert learnt[2 * 16 + 3].keys() <= dict(cast.players["discriminator"].module.named_parameters()).keys()
+    assert all(torch.isfinite(gradient).all() for step in learnt for gradient in step.values())
+
+
+@pytest.mark.parametrize("estimator", ["finite-difference", "exact"])
+def test_both_estimators_regularise(make_config: Any, estimator: Any) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p", path=PathConfig(estimator=estimator, every=1))
+    log = cast.step(batch(cast), ODD)
+    assert log["loss/path_length"] > 0
+    assert log["path_length"] > 0
+
+
+def test_estimators_agree_on_the_length(make_config: Any) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p", path=PathConfig(every=1))
+    opponent, path = cast.step.opponent, cast.step.path
+    assert opponent is not None
+    assert path is not None
+    (part,) = batch(cast, 16)
+    half = cast.model(part.images, 0.75, part.noise).constant_half()
+    root_mean_squares = []
+    for one in (path, replace(path, exact=True)):
+        stream = torch.Generator().manual_seed(0)
+        draws = [one.lengths(opponent, cast.players["model"], half, None, stream).detach() for _ in range(24)]
+        root_mean_squares.append(float(torch.stack(draws).square().mean().sqrt()))
+    assert root_mean_squares[0] == pytest.approx(root_mean_squares[1], rel=0.1)
+
+
+def test_p_follows_the_discriminator(make_config: Any) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p", ada=AdaConfig(images=64, target=-1.0))
+    logs = [cast.step(batch(cast), Clock(step, 100)) for step in range(9)]
+    # r is -1 for a fresh discriminator, which scores about 0, and never below: p stays or rises.
+    assert logs[0]["ada_p"] == 0
+    steps = {round(after["ada_p"] - before["ada_p"], 6) for before, after in pairwise(logs)}
+    assert steps <= {0.0, 4 * cast.step.opponent.batch_size / 64}  # type: ignore[union-attr]
+
+
+def test_settings_switch_regularisation_off(make_config: Any) -> None:
+    settings = DiscriminatorConfig(channel_base=512, r1_gamma=0)
+    cast = cast_for(
+        make_config, "stylegan2-ada-p", discriminator=settings, ada=AdaConfig(enabled=False), path=PathConfig(weight=0)
+    )
+    assert (cast.step.r1, cast.step.path, cast.step.augments) == (None, None, False)
+    assert cast.modules.keys() == {"model", "discriminator"}
+    assert cast.players["model"].lr == pytest.approx(cast_for(make_config, "mse").players["model"].lr)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["ls-gan", "ls-gan-p", "msg-gan-p", "stylegan2-ada-p"])
+def test_steps_are_finite_in_either_precision(make_config: Any, method: str, precision: Any) -> None:
+    cast = cast_for(make_config, method, precision=precision, ada=AdaConfig(start=0.5), path=PathConfig(every=2))
+    for step in range(4):
+        log = cast.step(batch(cast), Clock(10 + step, 10))
+    assert log["d_real"] != log["d_fake"]
+    assert log["pull/network"] > 0
