@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptual_mae.losses.pixel import masked_mse
+from perceptual_mae.losses.pixel import l1, masked_mse
 from perceptual_mae.models import Reconstruction
 from perceptual_mae.models.masking import Masking
 
@@ -12,6 +12,12 @@ from perceptual_mae.models.masking import Masking
 def reconstruction(patches: Tensor, target: Tensor, mask: Tensor) -> Reconstruction:
     masking = Masking(torch.empty(0), torch.empty(0), mask)
     return Reconstruction(torch.empty(0), (), (patches,), target, masking, (1, mask.shape[1]), torch.clone)
+
+
+def drawn(images: Tensor) -> Reconstruction:
+    """A reconstruction in image space; pixels are twice what the model predicts, so that one is told from the other."""
+    masking = Masking(torch.empty(0), torch.empty(0), torch.empty(0))
+    return Reconstruction(torch.empty(0), (), (images / 2,), torch.empty(0), masking, (1, 1), lambda tokens: tokens * 2)
 
 
 @pytest.fixture
@@ -79,3 +85,32 @@ def test_nothing_removed_is_no_loss(example: tuple[Tensor, Tensor, Tensor]) -> N
     loss.backward()
     assert loss == 0
     assert (patches.grad == 0).all()
+
+
+def test_l1_equals_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    made, images = torch.rand(2, 2, 3, 4, 6, generator=generator)
+    differences = [abs(a - b) for a, b in zip(made.flatten().tolist(), images.flatten().tolist(), strict=True)]
+    loss, parts = l1(drawn(made), images)
+    assert loss.item() == pytest.approx(sum(differences) / len(differences), rel=1e-6)
+    assert loss.shape == ()
+    assert parts == {}
+
+
+def test_l1_by_hand() -> None:
+    made, images = torch.tensor([0.5, 0.0, 1.25, 1.0]), torch.tensor([0.25, 0.5, 1.0, 1.0])
+    assert l1(drawn(made.reshape(1, 1, 2, 2)), images.reshape(1, 1, 2, 2))[0].item() == 0.25
+
+
+def test_l1_gradcheck() -> None:
+    generator = torch.Generator().manual_seed(0)
+    made, images = torch.rand(2, 1, 2, 4, 4, dtype=torch.float64, generator=generator)
+    assert torch.autograd.gradcheck(lambda made: l1(drawn(made), images)[0], made.requires_grad_())
+
+
+def test_l1_of_half_precision_is_taken_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    made, images = torch.rand(2, 2, 3, 4, 6, generator=generator)
+    loss, _ = l1(drawn(made.bfloat16()), images)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, l1(drawn(made.bfloat16().float()), images)[0])
