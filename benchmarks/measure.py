@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.models import MaskedAutoencoder
@@ -28,6 +31,25 @@ def seconds(action: Callable[[], object]) -> float:
     begun = time.perf_counter()
     action()
     return time.perf_counter() - begun
+
+
+class Flop(TorchDispatchMode):
+    """Counts floating-point operations by PyTorch's formulas; a multiply-add is two.
+
+    `FlopCounterMode` does the same and tells modules apart, for which it hangs on gradients in a way that
+    `autograd.grad` does not allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def bare_step(model_name: str, bf16: bool = False, compiled: bool = False) -> Callable[[], None]:

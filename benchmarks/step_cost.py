@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import seconds
+from benchmarks.measure import Flop, seconds
 from perceptual_mae.augment.ada import draw_ada
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.cost import count_parameters
@@ -78,9 +77,9 @@ def gflop(step: Callable[[int], Any], batch: int) -> float:
     """GFLOP an image of a step, forward and backward, mean over a cycle; a multiply-add is two."""
     counts = {}
     for number in (0, 3, CYCLE - 1):
-        with FlopCounterMode(display=False) as counter:
+        with Flop() as counter:
             step(number)
-        counts[number] = counter.get_total_flops() / batch / 1e9
+        counts[number] = counter.total / batch / 1e9
     return (12 * counts[0] + 3 * counts[3] + counts[CYCLE - 1]) / CYCLE
 
 

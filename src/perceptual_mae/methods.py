@@ -57,14 +57,14 @@ class Adversary:
         discriminator: a key of `pretrain.build.DISCRIMINATORS`.
         lr: its default learning rate.
         betas: its default decay rates of Adam's moments.
-        channel_base: its default width: channels at resolution r are channel_base / r.
+        channels: its default width, at full resolution; it doubles at every halving.
         regularised: whether R1, the perceptual path length and ADA act.
     """
 
     discriminator: str
     lr: float
     betas: tuple[float, float]
-    channel_base: int
+    channels: int
     regularised: bool = False
 
 
@@ -98,9 +98,9 @@ ADVERSARIAL = Term("adversarial", loss="adversarial", through="network")
 D_FEATURES = Term("features", loss="feature-matching", through="network", patient=True)
 FIXED_FEATURES = Term("features", loss="feature-matching", through="network")
 
-SINGLE_SCALE = Adversary("single-scale", lr=2e-4, betas=(0.5, 0.999), channel_base=4096)
-MSG = Adversary("msg", lr=2e-4, betas=(0.5, 0.999), channel_base=4096)
-STYLEGAN2 = Adversary("stylegan2", lr=2e-3, betas=(0.0, 0.99), channel_base=4096, regularised=True)
+SINGLE_SCALE = Adversary("single-scale", lr=2e-4, betas=(0.5, 0.999), channels=16)
+MSG = Adversary("msg", lr=2e-4, betas=(0.5, 0.999), channels=16)
+STYLEGAN2 = Adversary("stylegan2", lr=2e-3, betas=(0.0, 0.99), channels=16, regularised=True)
 
 
 # -- Table 2 -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""MSG-MAE: a masked autoencoder whose decoder draws at every scale and sees earlier maps of the encoder (section 3.3)."""
+"""MSG-MAE: a masked autoencoder that draws at every scale and is given earlier maps of its encoder (section 3.3)."""
 
 from collections.abc import Sequence
 from math import ceil

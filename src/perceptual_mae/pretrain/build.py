@@ -1,5 +1,6 @@
 """From names in `methods.py` and settings to networks, losses and optimisers."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -82,7 +83,7 @@ def build_discriminator(config: PretrainConfig, scales: tuple[tuple[int, int], .
             return DISCRIMINATORS[row.discriminator](
                 scales,
                 in_channels=config.pixels.channels,
-                channel_base=settings.channel_base or row.channel_base,
+                channel_base=settings.channel_base or round(row.channels * math.sqrt(math.prod(config.size))),
                 channel_max=settings.channel_max,
             )
         except ValueError as error:

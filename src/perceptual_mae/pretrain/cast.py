@@ -1,6 +1,7 @@
 """Who plays in a run: generator, opponent or fixed network, and their regularisation, as the method's row has them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -38,7 +39,7 @@ class Cast:
     """
 
     model: MaskedAutoencoder
-    players: dict[str, Player]
+    players: dict[str, Player[Any]]
     modules: dict[str, nn.Module]
     step: TrainingStep
 
@@ -61,7 +62,7 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
         compile_regions(model)
     optimizer = build_optimizer(model, config.optimizer, config.learning_rate, path_every)
     generator = Player.prepare(accelerator, model, optimizer)
-    players: dict[str, Player] = {"model": generator}
+    players: dict[str, Player[Any]] = {"model": generator}
     modules: dict[str, nn.Module] = {"model": model}
     game = nn.ModuleDict()
     lens: Lens | None = None

@@ -31,7 +31,8 @@ class DiscriminatorConfig:
     Attributes:
         lr: learning rate of its Adam at the peak; default: the method's.
         betas: decay rates of Adam's moments; default: the method's.
-        channel_base: width: a map of r pixels has channel_base / r channels; default: the method's.
+        channel_base: width: a map of r pixels a side has channel_base / r channels; default: the method's channels at
+            full resolution (16) x the side of the images.
         channel_max: most channels of a map.
         update: simultaneous: both players learn from one look of the discriminator; alternating: it learns first, and
             the generator meets the new one (slower).

@@ -8,10 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from perceptual_mae.augment.ada import Transforms, augment, transforms
-from perceptual_mae.augment.ada_control import AdaController
+from perceptual_mae.augment.ada_control import AdaController, signs
 from perceptual_mae.losses.adversarial import discriminator_loss
 from perceptual_mae.losses.term import Seen
 from perceptual_mae.models import Reconstruction
+from perceptual_mae.models.discriminator import Discriminator
 from perceptual_mae.models.pyramid import image_pyramid
 from perceptual_mae.pretrain.player import MicroBatch, Player
 from perceptual_mae.pretrain.schedule import Clock
@@ -32,7 +33,7 @@ class Opponent:
     """
 
     accelerator: Accelerator
-    player: Player
+    player: Player[Discriminator]
     scales: Sequence[tuple[int, int]]
     batch_size: int
     alternating: bool = False
@@ -58,7 +59,7 @@ class Opponent:
         """What random numbers `(b, K)` come to at the present p; None: nothing at all."""
         if self.ada is None or numbers is None or self.ada.p == 0:
             return None
-        return transforms(numbers, self.ada.p, self.scales[-1])
+        return transforms(numbers, self.ada.p, self.scales[-1], self.player.module.in_channels)
 
     def augmented(self, pyramid: Sequence[Tensor], change: Transforms | None) -> Sequence[Tensor]:
         """Every scale of an image with the same augmentation."""
@@ -86,4 +87,4 @@ def standing(seen: Seen) -> dict[str, Tensor]:
     assert real is not None
     assert fake is not None
     right = torch.cat([real > 0.5, fake <= 0.5]).float().mean()
-    return {"d_real": real.mean(), "d_fake": fake.mean(), "d_accuracy": right, "ada_r": (real - 0.5).sign().mean()}
+    return {"d_real": real.mean(), "d_fake": fake.mean(), "d_accuracy": right, "ada_r": signs(real)}

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 @dataclass
-class Player:
+class Player(Generic[Network]):
     """A network with an optimiser of its own. The generator is one; the discriminator is another.
 
     Attributes:
@@ -19,13 +22,13 @@ class Player:
         lr: the optimiser's learning rate at the peak of the schedule.
     """
 
-    module: nn.Module
+    module: Network
     network: nn.Module
     optimizer: torch.optim.Optimizer
     lr: float
 
     @classmethod
-    def prepare(cls, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> "Player":
+    def prepare(cls, accelerator: Accelerator, module: Network, optimizer: torch.optim.Optimizer) -> "Player[Network]":
         """Hand a network on its device, and its optimiser at its peak rate, to accelerate."""
         lr = optimizer.param_groups[0]["lr"]
         network, _ = accelerator.prepare(module, optimizer)

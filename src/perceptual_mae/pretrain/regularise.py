@@ -90,11 +90,16 @@ class PerceptualPath:
         return log
 
     def lengths(
-        self, opponent: Opponent, player: Player, half: Reconstruction, numbers: Tensor | None, stream: torch.Generator
+        self,
+        opponent: Opponent,
+        player: Player[MaskedAutoencoder],
+        half: Reconstruction,
+        numbers: Tensor | None,
+        stream: torch.Generator,
     ) -> Tensor:
         """`(b,)` how far D's features move for a step of z in a random direction."""
         change = opponent.augmentation(numbers)
-        model: MaskedAutoencoder = player.module  # type: ignore[assignment]
+        model = player.module
         # The class's function is never a compiled region, which cannot be differentiated twice.
         decode = type(model).decode.__get__(model) if self.exact else model.decode
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from perceptual_mae.losses.term import LossTerm, Seen
-from perceptual_mae.models import Reconstruction
+from perceptual_mae.models import MaskedAutoencoder, Reconstruction
 from perceptual_mae.pretrain.lens import Lens
 from perceptual_mae.pretrain.opponent import Opponent
 from perceptual_mae.pretrain.player import MicroBatch, Player, norm_of
@@ -53,7 +53,7 @@ class TrainingStep:
     """
 
     accelerator: Accelerator
-    generator: Player
+    generator: Player[MaskedAutoencoder]
     terms: Sequence[WeightedTerm]
     mask_ratio: float
     clip_grad: float | None = None
@@ -94,7 +94,7 @@ class TrainingStep:
             torch.autograd.backward(reconstruction.predictions, gradient)
             if self.path and clock.step_is_due(self.path.every):
                 made.append(reconstruction.constant_half())
-        players = [self.generator, opponent.player] if opponent and together else [self.generator]
+        players: list[Player[Any]] = [self.generator, opponent.player] if opponent and together else [self.generator]
         for player, name in zip(players, ("grad_norm", "grad_norm/discriminator"), strict=False):
             tally.whole(name, player.gradient_norm(self.clip_grad))
         log = tally.means()
@@ -158,7 +158,7 @@ class TrainingStep:
 
     def synchronised_at_last(self, batch: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
         """The parts of a batch; gradients meet those of other processes in the last one only."""
-        players = [self.generator, self.opponent.player] if self.opponent else [self.generator]
+        players: list[Player[Any]] = [self.generator, self.opponent.player] if self.opponent else [self.generator]
         for i, part in enumerate(batch):
             with ExitStack() as alone:
                 if i < len(batch) - 1:
