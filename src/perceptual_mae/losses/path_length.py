@@ -27,7 +27,7 @@ EPSILON = 0.05
 
 Largest error of |J v| of an image, measured on small MSG-MAEs, new and trained, with either kind of discriminator: 1 %
 in float32, nearly all of it curvature, and 2.7 % (0.4 % in the mean) when convolutions round to TF32, as they do on
-CUDA unless told otherwise. At 0.01 these are 0.2 % and 42 %, at 0.2 3.3 % both. One-sided differences are up to 9 % off.
+CUDA unless told otherwise. At 0.01 these are 0.2 % and 42 %, at 0.2 3.3 % both. One-sided, up to 9 %.
 """
 
 
