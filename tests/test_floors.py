@@ -11,14 +11,16 @@ from perceptual_mae.methods import METHODS
 
 PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
-    {"__init__", "errors", "files", "seeds"},
-    {"models", "losses", "augment", "data"},
+    {"__init__", "errors", "files", "seeds", "foreign_pickle"},
+    {"models", "losses", "augment", "data", "dvae_file"},
     {"methods", "pretrain", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
     {"api", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
+    ("foreign_pickle", "errors"),
+    ("dvae_file", "models"),  # what a file of weights has to fit
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
     ("pretrain", "methods"),  # the table that training looks up

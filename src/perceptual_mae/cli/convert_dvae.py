@@ -1,0 +1,32 @@
+"""`pmae convert-dvae`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perceptual_mae.cli.parser import Parser
+from perceptual_mae.errors import PmaeError, UsageError
+
+
+def make_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser("convert-dvae", "Make a safetensors file of DALL-E's published encoder; nothing in it is executed.")
+    parser.add_argument("encoder", help="encoder.pkl, from https://cdn.openai.com/dall-e/encoder.pkl")
+    parser.add_argument("out", help="safetensors file to write, for --loss-network dvae:FILE")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Convert, and say what was written."""
+    settings = make_parser().parse(arguments)
+    encoder, out = Path(settings.encoder).expanduser(), Path(settings.out).expanduser()
+    if not encoder.is_file():
+        raise UsageError(f"{encoder}: there is no such file")
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise UsageError(f"{out}: give a file to write that ends in .safetensors")
+
+    from perceptual_mae.dvae_file import convert
+
+    try:
+        print(convert(encoder, out))
+    except OSError as error:
+        raise PmaeError(f"{error.filename or out}: {error.strerror or error}") from error
