@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from perceptual_mae.pretrain.checkpoint import checkpoints, load
 from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
@@ -28,6 +30,16 @@ def uninterrupted(config_for: Callable[..., PretrainConfig], tmp_path_factory: p
     from perceptual_mae.api import pretrain
 
     return pretrain(config_for(tmp_path_factory.mktemp("runs") / "uninterrupted", **LONG))
+
+
+@pytest.fixture
+def few_photos(tmp_path: Path, photographs: Tensor) -> Path:
+    """A folder of twelve PNG files."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, picture in enumerate(photographs):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{index:02}.png")
+    return folder
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,7 @@
 """Whole runs through the Python API, on real photographs: they learn, go on exactly, and stop in good order."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from power_cut import At, pretrain_until_power_cut, watched_by
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from perceptual_mae import api
 from perceptual_mae.api import pretrain
 from perceptual_mae.data import open_source
 from perceptual_mae.errors import PmaeError, UsageError
@@ -26,7 +24,6 @@ from perceptual_mae.pretrain.build import trained_model
 from perceptual_mae.pretrain.checkpoint import checkpoints, load
 from perceptual_mae.pretrain.config import LogConfig, OptimizerConfig, PixelConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
-from perceptual_mae.pretrain.moment import Moment
 
 MakeConfig = Callable[..., PretrainConfig]
 SameRun = Callable[[Path, Path], None]
@@ -34,45 +31,6 @@ SameRun = Callable[[Path, Path], None]
 
 def losses(run: Path) -> list[float]:
     return [record["loss/total"] for record in RunFolder.read(run).records() if "loss/total" in record]
-
-
-class At:
-    """An observer that does something when a number of steps is done, and remembers the model."""
-
-    def __init__(self, step: int, act: Callable[[Moment], dict[str, float]]) -> None:
-        self.step, self.act = step, act
-        self.model: Any = None
-
-    def due(self, moment: Moment) -> bool:
-        self.model = moment.model
-        return moment.step == self.step
-
-    def __call__(self, moment: Moment) -> dict[str, float]:
-        return self.act(moment)
-
-
-@contextmanager
-def watched_by(observer: At) -> Iterator[None]:
-    """Adds an observer to the runs within."""
-    usual = api.observers_for
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "observers_for", lambda *args: [*usual(*args), observer])
-        yield
-
-
-class PowerCut(Exception):  # noqa: N818
-    """Stands for whatever ends a process without warning."""
-
-
-def pretrain_until_power_cut(config: PretrainConfig, step: int) -> Path:
-    """Ends when so many steps are done and the last of them is not saved yet."""
-
-    def cut(moment: Moment) -> dict[str, float]:
-        raise PowerCut
-
-    with watched_by(At(step, cut)), pytest.raises(PowerCut):
-        pretrain(config)
-    return Path(config.out)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
@@ -236,16 +194,6 @@ def test_a_finished_run_has_nothing_left_to_do(make_config: MakeConfig) -> None:
     before = (run / "metrics.jsonl").read_bytes(), checkpoints(run / "checkpoints")[-1].stat().st_mtime_ns
     pretrain(make_config())
     assert before == ((run / "metrics.jsonl").read_bytes(), checkpoints(run / "checkpoints")[-1].stat().st_mtime_ns)
-
-
-@pytest.fixture
-def few_photos(tmp_path: Path, photographs: Tensor) -> Path:
-    """A folder of twelve PNG files."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index, picture in enumerate(photographs):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{index:02}.png")
-    return folder
 
 
 def test_more_epochs_extend_a_run(make_config: MakeConfig, few_photos: Path) -> None:
