@@ -6,12 +6,12 @@ even epochs only is always on. With the defaults: ViT-B/16 at 224 pixels.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,7 +70,9 @@ def peak_memory(method: str, options: argparse.Namespace) -> float:
         step(number)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not `getrusage`, whose peak a process inherits from the one that started it.
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**20
 
 
 def gflop(step: Callable[[int], Any], batch: int) -> float:

@@ -40,3 +40,12 @@ def test_json_is_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"loss": float("nan")})
     assert json.loads(path.read_text()) == {"a": [1, 2.5, None]}
+
+
+def test_files_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("")
+    path = write_atomically(tmp_path / "a.safetensors", lambda temporary: save_file({}, temporary))
+    assert path.stat().st_mode == ordinary.stat().st_mode

@@ -17,6 +17,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
+        readable_as_usual(temporary)
         flush_to_disk(temporary)
         return temporary.replace(path)
     finally:
@@ -31,6 +32,13 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """A JSON file, atomically. NaN and infinity are refused: they are no JSON."""
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def readable_as_usual(path: Path) -> None:
+    """Give a file the permissions that `open` would have given it: what safetensors writes only its owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def flush_to_disk(path: Path) -> None:

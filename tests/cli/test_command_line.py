@@ -74,7 +74,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for name, line in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", text, re.MULTILINE)
     files = {path.stem for path in Path(sys.modules[main.__module__].__file__ or "").parent.glob("*.py")}
-    assert files - {"__init__", "main", "parser"} == set(COMMANDS)
+    assert files - {"__init__", "main", "parser"} == {name.replace("-", "_") for name in COMMANDS}
 
 
 def test_help_shows_flags_as_people_type_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +123,25 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("pretrain --data photos --image-size 33", "--image-size 33: not a multiple of --patch-size 16"),
         ("pretrain --data photos --lr -1", "--lr -1.0: must be positive"),
+        (
+            "pretrain --data photos --method msg-gan --architecture mae",
+            "--architecture mae: the method msg-gan has only msg-mae",
+        ),
+        ("pretrain --data photos --architecture msg-mae", "--architecture msg-mae: the method mse has only mae"),
+        (
+            "pretrain --data photos --method ls-gan --image-size 24 --patch-size 8",
+            "--image-size 24: the discriminator of ls-gan needs at least 32 pixels a side",
+        ),
+        (
+            "pretrain --data photos --loss-network timm:resnet18",
+            "--loss-network timm:resnet18: the method mse looks through no fixed network; "
+            "leave it out, or use dvae-p or timm-p",
+        ),
+        (
+            "pretrain --data photos --discriminator.r1-every 0",
+            "--discriminator.r1-every 0: must be at least 1",
+        ),
+        ("pretrain --data photos --ada.start 2", "--ada.start 2.0: must lie between 0 and 1"),
     ],
 )
 def test_wrong_usage_is_one_line(capsys: pytest.CaptureFixture[str], arguments: str, message: str) -> None:
@@ -150,6 +169,27 @@ def test_wrong_yaml_is_one_line(
     assert code == 2
     assert line.startswith(message)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_method_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = said(capsys, "pretrain", "--data", "photos", "--method", "stylegan-ada-p")
+    assert code == 2
+    assert line.startswith("--method stylegan-ada-p: there are mse, ms-ssim, ls-gan, ")
+    assert line.endswith("; did you mean stylegan2-ada-p?")
+
+
+@pytest.mark.parametrize(
+    ("method", "needs"), [("dvae-p", "pmae convert-dvae encoder.pkl"), ("timm-p", "timm:NAME:FILE")]
+)
+def test_a_loss_network_that_is_missing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, method: str, needs: str
+) -> None:
+    code, line = said(
+        capsys, "pretrain", "--data", "photos", "--model", "micro", "--method", method, "--out", str(tmp_path / "run")
+    )
+    assert code == 2
+    assert f"--method {method} needs --loss-network" in line
+    assert needs in line
 
 
 @pytest.mark.parametrize("name", ["nope.yaml", "."])

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perceptual_mae.files import flush_to_disk
+from perceptual_mae.files import flush_to_disk, readable_as_usual
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -50,8 +50,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
         save_file(tensors, temporary / f"{name}.safetensors")
     torch.save(checkpoint.training, temporary / "training.pt")
-    for path in (*temporary.iterdir(), temporary):
+    for path in temporary.iterdir():
+        readable_as_usual(path)
         flush_to_disk(path)
+    flush_to_disk(temporary)
     if target.exists():
         _drop(target)
     temporary.rename(target)

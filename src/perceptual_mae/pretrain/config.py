@@ -4,6 +4,7 @@ Imports no torch, so that `pmae pretrain --help` answers at once.
 """
 
 import dataclasses
+import difflib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -204,7 +205,9 @@ class PretrainConfig:
         from perceptual_mae.methods import METHODS
 
         if self.method not in METHODS:
-            raise UsageError(f"--method {self.method}: there are {', '.join(METHODS)}")
+            near = difflib.get_close_matches(self.method, METHODS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"--method {self.method}: there are {', '.join(METHODS)}{meant}")
         method = METHODS[self.method]
         height, width = self.size
         patch, pieces, rows = self.patch_size, self.optimizer.accumulate, method.rows
@@ -292,8 +295,6 @@ def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
 
 
 def _build(cls: Any, settings: dict[str, Any], path: str) -> Any:
-    import difflib
-
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in settings:
         if name not in fields:
