@@ -22,10 +22,11 @@ from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluate.reconstruction import look
 from perceptual_mae.methods import METHODS
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, PretrainConfig
+from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loss_config import DiscriminatorConfig
 from perceptual_mae.pretrain.loss_network import open_loss_network
+from perceptual_mae.pretrain.signals import Interrupted
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -53,6 +54,7 @@ def settings(name: str, options: argparse.Namespace) -> PretrainConfig:
         lr=options.lr,
         precision=options.precision,
         save_every=10_000,
+        optimizer=OptimizerConfig(warmup_epochs=options.warmup_epochs),
         discriminator=DiscriminatorConfig(update=options.update, lr=options.discriminator_lr),
         log=LogConfig(every=10, pictures=4, validate_every=FIRST / steps_per_epoch, validation_images=2000),
         checkpoint=CheckpointConfig(minutes=2),
@@ -66,6 +68,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"benchmark": "rows", "method": name, "precision": options.precision}
     try:
         run = RunFolder.read(pretrain(config, Console(stderr=True)))
+    except Interrupted:
+        raise
     except PmaeError as error:
         return result | {"failed": str(error)}
     records = run.records()
@@ -121,7 +125,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--warmup-epochs", type=float, default=1.0)
     parser.add_argument("--discriminator-lr", type=float)
     parser.add_argument("--update", default="simultaneous")
     parser.add_argument("--precision", default="fp32")

@@ -57,14 +57,12 @@ class Adversary:
         discriminator: a key of `pretrain.build.DISCRIMINATORS`.
         lr: its default learning rate.
         betas: its default decay rates of Adam's moments.
-        channels: its default width, at full resolution; it doubles at every halving.
         regularised: whether R1, the perceptual path length and ADA act.
     """
 
     discriminator: str
     lr: float
     betas: tuple[float, float]
-    channels: int
     regularised: bool = False
 
 
@@ -98,9 +96,9 @@ ADVERSARIAL = Term("adversarial", loss="adversarial", through="network")
 D_FEATURES = Term("features", loss="feature-matching", through="network", patient=True)
 FIXED_FEATURES = Term("features", loss="feature-matching", through="network")
 
-SINGLE_SCALE = Adversary("single-scale", lr=2e-4, betas=(0.5, 0.999), channels=16)
-MSG = Adversary("msg", lr=2e-4, betas=(0.5, 0.999), channels=16)
-STYLEGAN2 = Adversary("stylegan2", lr=2e-3, betas=(0.0, 0.99), channels=16, regularised=True)
+SINGLE_SCALE = Adversary("single-scale", lr=2e-4, betas=(0.5, 0.999))
+MSG = Adversary("msg", lr=2e-4, betas=(0.5, 0.999))
+STYLEGAN2 = Adversary("stylegan2", lr=2e-3, betas=(0.0, 0.99), regularised=True)
 
 
 # -- Table 2 -----------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def ones(made: Reconstruction, images: Tensor, seen: Any) -> tuple[Tensor, dict[
 def step_for(accelerator: Accelerator, *terms: WeightedTerm, clip: float | None = None) -> TrainingStep:
     network = Toy()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return TrainingStep(accelerator, Player(network, network, optimizer, 0.1), terms, 0.75, clip)
+    return TrainingStep(accelerator, Player(network, network, optimizer, 0.1), terms, 0.75, None, clip)
 
 
 def batch(parts: int = 1, count: int = 8) -> list[MicroBatch]:

@@ -256,6 +256,7 @@ class PretrainConfig:
             ("losses.delta-f", losses.delta_f, *zero),
             ("losses.delta-s", losses.delta_s, *zero),
             ("losses.adversarial", losses.adversarial, *zero),
+            ("losses.balance", losses.balance, *tiny),
             ("losses.perceptual-every", losses.perceptual_every, *one),
             ("discriminator.lr", discriminator.lr, *tiny),
             ("discriminator.channel-base", discriminator.channel_base, *one),

@@ -13,6 +13,8 @@ class LossesConfig:
         delta_f: weight of the distance of features in feature matching.
         delta_s: weight of the distance of their Gram matrices.
         adversarial: weight of the adversarial term.
+        balance: terms that look through a network pull at the reconstruction (norm of the gradient) at most so many times
+            as hard as the pixel terms do; null: as hard as they do, eq. 1 to the letter.
         perceptual_every: in rows that match features of the discriminator, they are matched in epochs divisible by
             this; 1: always.
     """
@@ -21,6 +23,7 @@ class LossesConfig:
     delta_f: float = 0.05
     delta_s: float = 40.0
     adversarial: float = 1.0
+    balance: float | None = 1.0
     perceptual_every: int = 2
 
 
@@ -31,8 +34,8 @@ class DiscriminatorConfig:
     Attributes:
         lr: learning rate of its Adam at the peak; default: the method's.
         betas: decay rates of Adam's moments; default: the method's.
-        channel_base: width: a map of r pixels a side has channel_base / r channels; default: the method's channels at
-            full resolution (16) x the side of the images.
+        channel_base: width: a map of r pixels a side has channel_base / r channels; default: a 48th of the
+            generator's width (base: 16) x the side of the images.
         channel_max: most channels of a map.
         update: simultaneous: both players learn from one look of the discriminator; alternating: it learns first, and
             the generator meets the new one (slower).

@@ -1,6 +1,6 @@
 """One step of training: reconstruct, look, judge, step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,6 +47,8 @@ class TrainingStep:
         generator: the masked autoencoder and its optimiser.
         terms: the loss, term by term, as the method's row has it.
         mask_ratio: share of patches removed.
+        balance: the most that terms through a network may pull at the reconstruction, relative to the pixel terms; None:
+            as much as they do.
         clip_grad: largest norm of a player's gradient, or None.
         lens: what terms look through: the opponent, a fixed loss network, or None.
         r1, path: lazy regularisation of the opponent and of the generator, where the row has them.
@@ -56,6 +58,7 @@ class TrainingStep:
     generator: Player[MaskedAutoencoder]
     terms: Sequence[WeightedTerm]
     mask_ratio: float
+    balance: float | None = None
     clip_grad: float | None = None
     lens: Lens | None = None
     r1: R1 | None = None
@@ -133,16 +136,27 @@ class TrainingStep:
             totals[term.through] = totals.get(term.through, 0) + term.weight * value
             tally.add({f"loss/{term.name}": value} | {f"loss/{term.name}/{name}": part for name, part in parts.items()})
         tally.add({"loss/total": torch.stack(list(totals.values())).sum()})
-        gradient = [torch.zeros_like(drawn) for drawn in leaf.predictions]
+        pulls, norms = {}, {}
         for through, total in totals.items():
             # The graph stays for the discriminator's loss, which goes backward through the same look.
-            pulls = torch.autograd.grad(
+            pulls[through] = torch.autograd.grad(
                 total / tally.parts, leaf.predictions, retain_graph=through == "network", materialize_grads=True
             )
-            if len(totals) > 1:
-                tally.add({f"pull/{through}": norm_of(pulls)})
-            gradient = [sum_ + pull for sum_, pull in zip(gradient, pulls, strict=True)]
-        return gradient
+            norms[through] = norm_of(pulls[through])
+        if len(pulls) == 1:
+            return list(*pulls.values())
+        share = self.share_of_network(norms)
+        tally.add({f"pull/{through}": norm for through, norm in norms.items()} | {"pull/share": share})
+        both = zip(pulls["pixels"], pulls["network"], strict=True)
+        return [pixels + share.to(network.dtype) * network for pixels, network in both]
+
+    def share_of_network(self, norms: Mapping[str, Tensor]) -> Tensor:
+        """How much of the network's pull on the reconstruction counts: all, unless it outweighs that of the pixels."""
+        if self.balance is None:
+            return torch.ones_like(norms["network"])
+        squares = torch.stack([norms["pixels"], norms["network"]]).square()
+        pixels, network = self.accelerator.reduce(squares, "sum").sqrt()
+        return (self.balance * pixels / network.clamp(min=torch.finfo(network.dtype).tiny)).clamp(max=1)
 
     def opponent_first(self, opponent: Opponent, batch: Sequence[MicroBatch], tally: Tally) -> None:
         """The classical order: the opponent learns from what the generator draws, and the generator meets it after."""
