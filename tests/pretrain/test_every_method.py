@@ -15,10 +15,14 @@ from perceptual_mae.api import pretrain, report
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.dvae import DvaeEncoder
 from perceptual_mae.pretrain.build import trained_model
+from perceptual_mae.pretrain.cast import build_cast
 from perceptual_mae.pretrain.checkpoint import checkpoints
 from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretrain.device import make_accelerator
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.lens import FixedLens
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, PathConfig
+from perceptual_mae.pretrain.player import MicroBatch
 
 MakeConfig = Callable[..., PretrainConfig]
 ROWS = [(name, architecture) for name, method in METHODS.items() for architecture in method.rows]
@@ -91,6 +95,38 @@ def test_a_row_trains_and_goes_on_exactly(
     assert (lazy <= logged) == bool(METHODS[method].adversary and METHODS[method].adversary.regularised)
     trained_model(RunFolder.read(whole))
     report(whole)
+
+
+@pytest.mark.parametrize(("method", "architecture"), ROWS)
+def test_every_term_gives_the_decoder_a_gradient_and_what_it_looks_through_none(
+    make_config: MakeConfig, settings: Callable[..., dict[str, Any]], method: str, architecture: str
+) -> None:
+    config = make_config(**settings(method, architecture))
+    cast = build_cast(config, make_accelerator(config))
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    part = MicroBatch(images, torch.rand(4, 16))
+    for term in cast.step.terms:
+        made = cast.model(part.images, 0.75, part.noise)
+        leaf = made.cut()
+        seen = cast.step.lens.look(leaf, part) if cast.step.lens else None
+        loss, parts = term.loss(leaf, images, seen)
+        assert not any(value.requires_grad for value in parts.values())
+        gradients = torch.autograd.grad(loss, leaf.predictions, materialize_grads=True)
+        cast.model.zero_grad()
+        torch.autograd.backward(made.predictions, gradients)
+        for name, parameter in cast.model.named_parameters():
+            if name.startswith("decoder") and name.endswith("weight"):
+                assert parameter.grad is not None, (term.name, name)
+                assert parameter.grad.abs().max() > 0, (term.name, name)
+    others = [module for name, module in cast.modules.items() if name != "model"]
+    frozen = [p for module in others for p in module.parameters()]
+    if isinstance(cast.step.lens, FixedLens):
+        network = cast.step.lens.network.network
+        assert network is not None
+        frozen += list(network.parameters())
+        assert not any(p.requires_grad for p in frozen)
+    assert bool(frozen) == bool(METHODS[method].adversary or METHODS[method].loss_network)
+    assert all(p.grad is None for p in frozen)
 
 
 def test_what_a_game_remembers_is_in_the_checkpoint(

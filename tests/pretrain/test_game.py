@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from perceptual_mae.augment.ada import augment, draw_ada, transforms
 from perceptual_mae.losses.adversarial import adversarial, discriminator_loss
 from perceptual_mae.losses.feature_matching import FeatureMatching
-from torch import Tensor
-
 from perceptual_mae.losses.pixel import l1
 from perceptual_mae.losses.term import Seen
 from perceptual_mae.models.pyramid import image_pyramid
 from perceptual_mae.pretrain.cast import Cast, build_cast
 from perceptual_mae.pretrain.config import PretrainConfig
 from perceptual_mae.pretrain.device import make_accelerator
-from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, PathConfig
+from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.pretrain.player import MicroBatch, Player
 from perceptual_mae.pretrain.schedule import Clock
+from perceptual_mae.pretrain.tally import Tally
 
 EVEN, ODD = Clock(10, 10), Clock(0, 10)
 """Steps of an even epoch, in which features are matched, and of an odd one; no regularisation is due in either."""
@@ -41,7 +42,8 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings: Any) -> Cast:
-    config = make_config(method=method, **({"discriminator": DiscriminatorConfig(channel_base=512)} | settings))
+    usual = {"discriminator": DiscriminatorConfig(channel_base=512), "losses": LossesConfig(balance=None)}
+    config = make_config(method=method, **(usual | settings))
     return build_cast(config, make_accelerator(config))
 
 
@@ -204,6 +206,28 @@ def test_p_follows_the_discriminator(make_config: Any) -> None:
     assert logs[0]["ada_p"] == 0
     steps = {round(after["ada_p"] - before["ada_p"], 6) for before, after in pairwise(logs)}
     assert steps <= {0.0, 4 * cast.step.opponent.batch_size / 64}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("balance", [0.5, 1e6])
+def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balance: float) -> None:
+    cast = cast_for(make_config, "ls-gan-p", losses=LossesConfig(balance=balance))
+    opponent = cast.step.opponent
+    assert opponent is not None
+    (part,) = batch(cast)
+    made = cast.model(part.images, 0.75, part.noise)
+    leaf = made.cut()
+    seen = opponent.look(leaf, part)
+    tally = Tally(opponent.accelerator, 1)
+    (gradient,) = cast.step.judge(leaf, part.images, seen, EVEN, tally)
+    (pixels,) = torch.autograd.grad(l1(leaf, part.images)[0], leaf.predictions)
+    through = adversarial(leaf, part.images, seen)[0] + FeatureMatching()(leaf, part.images, seen)[0]
+    (network,) = torch.autograd.grad(through, leaf.predictions)
+    allowed = min(1.0, balance * float(pixels.norm() / network.norm()))
+    assert (allowed < 1) == (balance < 1)
+    torch.testing.assert_close(gradient, pixels + allowed * network, atol=1e-7, rtol=1e-4)
+    log = tally.means()
+    expected = {"pull/pixels": pixels.norm(), "pull/network": network.norm(), "pull/share": allowed}
+    assert {name: log[name] for name in expected} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
 
 
 def test_settings_switch_regularisation_off(make_config: Any) -> None:
