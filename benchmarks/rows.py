@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from perceptual_mae.api import pretrain
+from perceptual_mae.api import pretrain, some_images
 from perceptual_mae.data import eval_batches, open_source, to_float
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluate.reconstruction import look
@@ -27,6 +27,7 @@ from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loss_config import DiscriminatorConfig
 from perceptual_mae.pretrain.loss_network import open_loss_network
 from perceptual_mae.pretrain.signals import Interrupted
+from perceptual_mae.report.figures import save, side_by_side
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -113,6 +114,18 @@ def frechet_distance(run: RunFolder, data: str) -> float:
     return float(distance.compute())
 
 
+def draw(names: list[str], options: argparse.Namespace) -> None:
+    """The same masked images as every method reconstructs them."""
+    pictures, seen = {}, None
+    for name in names:
+        run = RunFolder.read(settings(name, options).out)
+        images, _ = some_images(run.config, open_source(options.data, "validation"), options.pictured)
+        seen = look(trained_model(run)[0], images, run.config.mask_ratio)
+        pictures[name] = seen.pasted
+    assert seen is not None
+    save(side_by_side(seen.originals, seen.masks, pictures), Path(options.picture))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     default = SHARED / "data" / "tiny-imagenet-40"
@@ -131,10 +144,14 @@ def main() -> None:
     parser.add_argument("--update", default="simultaneous")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--out", default="runs/rows")
+    parser.add_argument("--picture", help="PNG to draw of what the methods make of the same images")
+    parser.add_argument("--pictured", type=int, default=8, help="images in it")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in options.methods:
         print(json.dumps(measured(name, options)), flush=True)
+    if options.picture:
+        draw(options.methods, options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save, shortened
+from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save, shortened, side_by_side
 from perceptual_mae.report.pictures import hide, mosaic, paste, to_pictures
 
 
@@ -44,6 +44,15 @@ def test_panels_show_original_masked_reconstruction_and_pasted(tmp_path, photogr
     assert (abs(big[2] - (255 - truth)) <= 1).all()
     assert np.array_equal(big[3][~gone], truth[~gone])
     assert (abs(big[3][gone] - (255 - truth)[gone]) <= 1).all()
+
+
+def test_models_stand_side_by_side_under_their_names(tmp_path, photographs, masks):
+    originals = photographs[:1]
+    figure = side_by_side(originals, masks[:1], {"one": originals, "other": 1 - originals})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["Original", "Masked", "one", "other"]
+    first, _, one, other = panels_of(drawn(figure, tmp_path / "grid.png"), 4)
+    assert np.array_equal(one, first)
+    assert (abs(other.astype(int) - (255 - first.astype(int))) <= 1).all()
 
 
 def test_before_after_takes_masked_images_or_a_mask(tmp_path, photographs, masks):

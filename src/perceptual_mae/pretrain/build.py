@@ -93,8 +93,8 @@ def build_discriminator(config: PretrainConfig, scales: tuple[tuple[int, int], .
 def default_channel_base(config: PretrainConfig) -> int:
     """Width of a discriminator that costs a fraction of the generator it plays against.
 
-    At full resolution it has a 48th of the generator's channels: 16 for `base`, which keeps a step under 1.7 times one of
-    `mse`; wider ones are a flag away.
+    At full resolution it has a 48th of the generator's channels: 16 for `base`, with which a step takes under 1.7 times
+    one of `mse`; wider ones are a flag away.
     """
     return round(SIZES[config.model].embed_dim / 48 * math.sqrt(math.prod(config.size)))
 

@@ -13,8 +13,8 @@ class LossesConfig:
         delta_f: weight of the distance of features in feature matching.
         delta_s: weight of the distance of their Gram matrices.
         adversarial: weight of the adversarial term.
-        balance: terms that look through a network pull at the reconstruction (norm of the gradient) at most so many times
-            as hard as the pixel terms do; null: as hard as they do, eq. 1 to the letter.
+        balance: terms that look through a network pull at the reconstruction (norm of the gradient) at most so many
+            times as hard as the pixel terms do; null: as hard as they do, eq. 1 to the letter.
         perceptual_every: in rows that match features of the discriminator, they are matched in epochs divisible by
             this; 1: always.
     """

@@ -47,8 +47,8 @@ class TrainingStep:
         generator: the masked autoencoder and its optimiser.
         terms: the loss, term by term, as the method's row has it.
         mask_ratio: share of patches removed.
-        balance: the most that terms through a network may pull at the reconstruction, relative to the pixel terms; None:
-            as much as they do.
+        balance: the most that terms through a network may pull at the reconstruction, relative to the pixel terms;
+            None: as much as they do.
         clip_grad: largest norm of a player's gradient, or None.
         lens: what terms look through: the opponent, a fixed loss network, or None.
         r1, path: lazy regularisation of the opponent and of the generator, where the row has them.

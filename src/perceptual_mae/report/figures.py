@@ -4,7 +4,7 @@ Figures have a transparent ground and mid-grey words, so the same PNG reads on a
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,12 @@ def reconstruction_grid(
 def before_after_grid(originals: Images, masked: Images, before: Images, after: Images) -> Figure:
     """What training changed: original, masked, the untrained model's picture, the trained one's. Arguments as above."""
     return _grid([originals, _masked(originals, masked), before, after], BEFORE_AFTER_TITLES, None)
+
+
+def side_by_side(originals: Images, masked: Images, pictures: Mapping[str, Images]) -> Figure:
+    """What several models make of the same masked images: original, masked, then a column a model under its name."""
+    columns = [originals, _masked(originals, masked), *pictures.values()]
+    return _grid(columns, ("Original", "Masked", *pictures), None)
 
 
 def save(figure: Figure, path: Path) -> Path:
