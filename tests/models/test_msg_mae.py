@@ -114,7 +114,7 @@ def test_base_has_4_to_7_percent_more_parameters_than_mae() -> None:
 
 
 def test_every_weight_matters_and_every_scale_is_drawn_from_the_image() -> None:
-    model = small()
+    model = shaken(small())
     result = model(torch.rand(2, 3, 16, 24))
     for scale in result.pyramid:
         model.zero_grad()
@@ -124,6 +124,15 @@ def test_every_weight_matters_and_every_scale_is_drawn_from_the_image() -> None:
     sum(scale.square().sum() for scale in result.pyramid).backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
+
+
+def test_it_begins_as_a_decoder_without_skips() -> None:
+    model, plain = small(), small(skips=False)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("skip_")})
+    images, noise = torch.rand(2, 3, 16, 24), torch.rand(2, 24)
+    with torch.no_grad():
+        for ours, theirs in zip(model(images, 0.75, noise).pyramid, plain(images, 0.75, noise).pyramid, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_encoder_is_the_plain_one() -> None:

@@ -156,24 +156,42 @@ def test_alternating_updates_meet_the_discriminator_after_it_has_learnt(make_con
     assert any(not torch.allclose(generator[name], old[name], rtol=1e-2) for name in old)
 
 
-def test_regularisation_takes_steps_of_its_own_when_it_is_due(
-    make_config: Any, learnt: list[dict[str, Tensor]]
-) -> None:
+def test_regularisation_acts_when_it_is_due(make_config: Any, learnt: list[dict[str, Tensor]]) -> None:
     cast = cast_for(make_config, "stylegan2-ada-p")
     logs = [cast.step(batch(cast), Clock(step, 10)) for step in range(16)]
-    lazy = {step + 1 for step, log in enumerate(logs) if "loss/path_length" in log}
-    assert lazy == {4, 8, 12, 16}
+    assert {step + 1 for step, log in enumerate(logs) if "loss/path_length" in log} == {4, 8, 12, 16}
     assert [step + 1 for step, log in enumerate(logs) if "loss/r1" in log] == [16]
-    assert len(learnt) == 2 * 16 + 4 + 1
-    # After the two players' steps of the fourth: the decoder alone learns from the path length...
-    path = learnt[2 * 4]
-    moved = {name.split(".")[0] for name, gradient in path.items() if gradient.abs().sum() > 0}
+    # R1 takes a step of the discriminator's own, after the two players' last.
+    assert len(learnt) == 2 * 16 + 1
+    assert learnt[-1].keys() <= dict(cast.players["discriminator"].module.named_parameters()).keys()
+    assert all(torch.isfinite(gradient).all() for step in learnt for gradient in step.values())
+
+
+def test_the_path_length_teaches_the_decoder_alone(make_config: Any, learnt: list[dict[str, Tensor]]) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p", path=PathConfig(weight=50.0))
+    cast.step(batch(cast), Clock(2, 10))  # the weights stay as they are
+    cast.step(batch(cast), Clock(3, 10))
+    (without, discriminator), (with_path, same) = learnt[:2], learnt[2:]
+    assert_same(same, discriminator)
+    moved = {n.split(".")[0] for n, g in with_path.items() if not torch.allclose(g, without[n], rtol=1e-4, atol=1e-7)}
     assert "decoder_blocks" in moved
     assert "decoder_embed" in moved
     assert not moved & {"blocks", "patch_embed", "norm", "cls_token"}
-    # ... and the discriminator alone from R1.
-    assert learnt[2 * 16 + 3].keys() <= dict(cast.players["discriminator"].module.named_parameters()).keys()
-    assert all(torch.isfinite(gradient).all() for step in learnt for gradient in step.values())
+
+
+def test_the_path_length_weighs_as_much_as_the_game(make_config: Any, learnt: list[dict[str, Tensor]]) -> None:
+    """What it adds to the gradient shrinks with the share of the network's pull that counts."""
+    added = []
+    for balance in (1e6, 1e-3):
+        cast = cast_for(make_config, "stylegan2-ada-p", losses=LossesConfig(balance=balance))
+        share = cast.step(batch(cast), Clock(2, 10))["pull/share"]
+        cast.step(batch(cast), Clock(3, 10))
+        name = "decoder_embed.weight"
+        added.append((share, (learnt[-2][name] - learnt[-4][name]).norm()))
+    (whole, much), (share, little) = added
+    assert whole == 1
+    assert share < 0.01
+    assert float(little / much) == pytest.approx(share, rel=0.2)
 
 
 @pytest.mark.parametrize("estimator", ["finite-difference", "exact"])
@@ -237,7 +255,8 @@ def test_settings_switch_regularisation_off(make_config: Any) -> None:
     )
     assert (cast.step.r1, cast.step.path, cast.step.augments) == (None, None, False)
     assert cast.modules.keys() == {"model", "discriminator"}
-    assert cast.players["model"].lr == pytest.approx(cast_for(make_config, "mse").players["model"].lr)
+    lazy = cast_for(make_config, "stylegan2-ada-p").players["discriminator"].lr
+    assert lazy == pytest.approx(16 / 17 * cast.players["discriminator"].lr)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

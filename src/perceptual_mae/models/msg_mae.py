@@ -43,9 +43,12 @@ class MultiScaleAutoencoder(MaskedAutoencoder):
                 raise ValueError(f"a decoder of {depth} blocks has no encoder block for each of its skips")
             self.skip_blocks = tuple(len(self.blocks) - i - 1 for i in range(1, depth))
         self.skip_embeds = nn.ModuleList(nn.Linear(self.embed_dim, dim) for _ in self.skip_blocks)
-        self.skip_merges = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in self.skip_blocks)
-        for new in (self.rgb_heads, self.skip_embeds, self.skip_merges):
+        merges = [nn.Linear(2 * dim, dim) for _ in self.skip_blocks]
+        self.skip_merges = nn.ModuleList(merges)
+        for new in (self.rgb_heads, self.skip_embeds):
             new.apply(initialise_linear)
+        for merge in merges:
+            pass_through(merge)
 
     def decode(self, latent: Tensor, masking: Masking, maps: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """As `MaskedAutoencoder.decode`, at every scale: `(B, N, s * s * C)` with s = 1, 2, 4, ..., P."""
@@ -60,3 +63,14 @@ class MultiScaleAutoencoder(MaskedAutoencoder):
                 seen = self.with_mask_tokens(self.skip_embeds[i](maps[i]), masking)
                 tokens = self.skip_merges[i](torch.cat([tokens, seen], dim=-1))
         return (*drawn, self.decoder_pred(self.decoder_norm(tokens))[:, 1:])
+
+
+@torch.no_grad()
+def pass_through(merge: nn.Linear) -> None:
+    """Initialise a linear `(2d -> d)` to return its first half: the decoder begins as one without skips.
+
+    Drawn at random, as other linears are, it would mix up the residual stream after every block.
+    """
+    merge.weight.zero_()
+    merge.weight[:, : len(merge.weight)].fill_diagonal_(1.0)
+    merge.bias.zero_()

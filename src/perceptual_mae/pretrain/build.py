@@ -110,19 +110,11 @@ def build_terms(config: PretrainConfig) -> list[WeightedTerm]:
     return terms
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig, lr: float, lazy_every: int = 0) -> torch.optim.AdamW:
-    """AdamW as in section 4 of the paper: weight decay for matrices, none for biases and norms.
-
-    Args:
-        network: whose weights.
-        config: betas and weight decay.
-        lr: peak learning rate.
-        lazy_every: see `lazily`.
-    """
+def build_optimizer(network: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.AdamW:
+    """AdamW as in section 4 of the paper: weight decay for matrices, none for biases and norms."""
     groups: list[dict[str, Any]] = param_groups_weight_decay(network, config.weight_decay)
-    rate, betas = lazily(lr, config.betas, lazy_every)
     # One kernel for all parameters; PyTorch has it for CPU and CUDA.
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
 
 
 def build_discriminator_optimizer(network: nn.Module, config: PretrainConfig, lazy_every: int) -> torch.optim.Adam:
@@ -136,7 +128,7 @@ def build_discriminator_optimizer(network: nn.Module, config: PretrainConfig, la
 def lazily(lr: float, betas: tuple[float, float], every: int) -> tuple[float, tuple[float, float]]:
     """Learning rate and betas for k + 1 steps in the place of k, where regularisation adds one to every k.
 
-    Both players go as far as they would have gone without it (StyleGAN2, arXiv 1912.04958, appendix B).
+    The player goes as far as it would have gone without it (StyleGAN2, arXiv 1912.04958, appendix B).
 
     Args:
         lr, betas: as they are without regularisation.

@@ -60,7 +60,7 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
     model = build_model(config).to(device)
     if config.compile:
         compile_regions(model)
-    optimizer = build_optimizer(model, config.optimizer, config.learning_rate, path_every)
+    optimizer = build_optimizer(model, config.optimizer, config.learning_rate)
     generator = Player.prepare(accelerator, model, optimizer)
     players: dict[str, Player[Any]] = {"model": generator}
     modules: dict[str, nn.Module] = {"model": model}

@@ -23,7 +23,7 @@ class LossesConfig:
     delta_f: float = 0.05
     delta_s: float = 40.0
     adversarial: float = 1.0
-    balance: float | None = 1.0
+    balance: float | None = 0.1
     perceptual_every: int = 2
 
 

@@ -1,4 +1,4 @@
-"""Lazy regularisation of the two players (StyleGAN2, arXiv 1912.04958): steps of their own, now and then."""
+"""Lazy regularisation of the two players (StyleGAN2, arXiv 1912.04958): now and then, and as much stronger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,21 +73,23 @@ class PerceptualPath:
         batch: Sequence[MicroBatch],
         made: Sequence[Reconstruction],
         clock: Clock,
-    ) -> dict[str, float]:
-        """Take a step of the generator's decoder, on every second image, with masks and augmentation as they were."""
-        accelerator, tally = opponent.accelerator, Tally(opponent.accelerator, len(batch))
+        tally: Tally,
+    ) -> None:
+        """Add to the gradient of the generator's decoder; on every second image, masks and augmentation as they were.
+
+        The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the
+        network's pull (see `TrainingStep.share_of_network`), or it would outweigh the pixels in its turn.
+        """
+        accelerator, share = opponent.accelerator, tally.sums["pull/share"]
         stream = generator(self.seed, Stream.PATH_LENGTH, clock.step, accelerator.process_index)
         weights = list(player.module.parameters())
         for part, half in zip(batch, made, strict=True):
             numbers = part.augmentation
             lengths = self.lengths(opponent, player, half, None if numbers is None else numbers[::2], stream)
             penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))
-            (self.every * penalty / len(batch)).backward(inputs=weights)
+            (share * self.every * penalty / len(batch)).backward(inputs=weights)
             tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
         player.average_gradients(accelerator)
-        log = tally.means()
-        player.improve()
-        return log
 
     def lengths(
         self,

@@ -97,6 +97,8 @@ class TrainingStep:
             torch.autograd.backward(reconstruction.predictions, gradient)
             if self.path and clock.step_is_due(self.path.every):
                 made.append(reconstruction.constant_half())
+        if opponent and self.path and made:
+            self.path(opponent, self.generator, batch, made, clock, tally)
         players: list[Player[Any]] = [self.generator, opponent.player] if opponent and together else [self.generator]
         for player, name in zip(players, ("grad_norm", "grad_norm/discriminator"), strict=False):
             tally.whole(name, player.gradient_norm(self.clip_grad))
@@ -107,8 +109,6 @@ class TrainingStep:
             log |= opponent.adapt(log, clock)
             if self.r1 and clock.step_is_due(self.r1.every):
                 log |= self.r1(opponent, batch)
-            if self.path and made:
-                log |= self.path(opponent, self.generator, batch, made, clock)
         return log
 
     @property
