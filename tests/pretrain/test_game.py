@@ -184,7 +184,7 @@ def test_the_path_length_weighs_as_much_as_the_game(make_config: Any, learnt: li
     added = []
     for balance in (1e6, 1e-3):
         cast = cast_for(make_config, "stylegan2-ada-p", losses=LossesConfig(balance=balance))
-        share = cast.step(batch(cast), Clock(2, 10))["pull/share"]
+        share = cast.step(batch(cast), Clock(2, 10))["pull_share"]
         cast.step(batch(cast), Clock(3, 10))
         name = "decoder_embed.weight"
         added.append((share, (learnt[-2][name] - learnt[-4][name]).norm()))
@@ -244,7 +244,7 @@ def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balance: floa
     assert (allowed < 1) == (balance < 1)
     torch.testing.assert_close(gradient, pixels + allowed * network, atol=1e-7, rtol=1e-4)
     log = tally.means()
-    expected = {"pull/pixels": pixels.norm(), "pull/network": network.norm(), "pull/share": allowed}
+    expected = {"pull/pixels": pixels.norm(), "pull/network": network.norm(), "pull_share": allowed}
     assert {name: log[name] for name in expected} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
 
 

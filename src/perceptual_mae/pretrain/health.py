@@ -34,13 +34,14 @@ def health(records: Iterable[Mapping[str, Any]]) -> Health | None:
     Args:
         records: lines of `metrics.jsonl`, oldest first.
     """
-    keys = ("d_real", "d_fake", "d_accuracy", "pull/pixels", "pull/network")
+    keys = ("d_real", "d_fake", "d_accuracy", "pull/pixels", "pull/network", "pull_share")
     told = [[float(record[key]) for key in keys] for record in records if all(key in record for key in keys)]
     if not told:
         return None
     recent = told[-LONG:]
-    real, fake, accuracy, pixels, network = (sum(column) / len(recent) for column in zip(*recent, strict=True))
-    share = network / (network + pixels) if network + pixels else 0.0
+    real, fake, accuracy, pixels, network, counts = (sum(column) / len(recent) for column in zip(*recent, strict=True))
+    weight = counts * network
+    share = weight / (weight + pixels) if weight + pixels else 0.0
     scores = f"D(real) {real:.2f} and D(fake) {fake:.2f}, right in {accuracy:.0%} of its verdicts"
     if len(recent) == LONG and all(line[2] > CERTAIN and line[4] < SILENT * line[3] for line in recent):
         return Health(

@@ -80,7 +80,7 @@ class PerceptualPath:
         The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the
         network's pull (see `TrainingStep.share_of_network`), or it would outweigh the pixels in its turn.
         """
-        accelerator, share = opponent.accelerator, tally.sums["pull/share"]
+        accelerator, share = opponent.accelerator, tally.sums["pull_share"]
         stream = generator(self.seed, Stream.PATH_LENGTH, clock.step, accelerator.process_index)
         weights = list(player.module.parameters())
         for part, half in zip(batch, made, strict=True):

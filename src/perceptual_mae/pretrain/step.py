@@ -146,7 +146,7 @@ class TrainingStep:
         if len(pulls) == 1:
             return list(*pulls.values())
         share = self.share_of_network(norms)
-        tally.add({f"pull/{through}": norm for through, norm in norms.items()} | {"pull/share": share})
+        tally.add({f"pull/{through}": norm for through, norm in norms.items()} | {"pull_share": share})
         both = zip(pulls["pixels"], pulls["network"], strict=True)
         return [pixels + share.to(network.dtype) * network for pixels, network in both]
 

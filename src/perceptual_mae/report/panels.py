@@ -21,7 +21,8 @@ TITLES = {
     "d_accuracy": "Share of right verdicts of the discriminator",
     "ada_p": "Augmentation probability p (ADA)",
     "ada_r": "Sign statistic r of real images (ADA)",
-    "pull": "Gradient on the reconstruction",
+    "pull": "Gradient on the reconstruction, before it is balanced",
+    "pull_share": "Share of the network's gradient that counts",
     "path_length": "Perceptual path length, running mean",
 }
 NAMES = {
