@@ -10,14 +10,6 @@ from perceptual_mae.pretrain.health import LONG, health
 def line(accuracy: float = 0.8, network: float = 0.5, **more: Any) -> dict[str, Any]:
     pulls = {"pull/pixels": 1.0, "pull/network": network, "pull_share": 1.0}
     return {"d_real": 0.9, "d_fake": 0.1, "d_accuracy": accuracy} | pulls | more
-        "d_real": 0.9,
-        "d_fake": 0.1,
-        "d_accuracy": accuracy,
-        "pull/pixels": 1.0,
-        "pull/network": network,
-        "pull_share": 1.0,
-        **more,
-    }
 
 
 def test_without_an_adversary_there_is_nothing_to_tell() -> None:
