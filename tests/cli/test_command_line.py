@@ -190,6 +190,11 @@ def test_a_loss_network_that_is_missing(
     assert code == 2
     assert f"--method {method} needs --loss-network" in line
     assert needs in line
+    # The same folder is free for the right line.
+    config = PretrainConfig(
+        "photos", out=str(tmp_path / "run"), model="micro", image_size=32, patch_size=8, max_steps=1
+    )
+    pretrain(config)
 
 
 @pytest.mark.parametrize("name", ["nope.yaml", "."])

@@ -83,7 +83,15 @@ def test_a_refused_claim_changes_nothing(run: RunFolder) -> None:
     assert (run.path / "config.yaml").read_bytes() == before
 
 
+def test_a_run_that_never_began_may_have_another_configuration(run: RunFolder) -> None:
+    run.close()
+    again = RunFolder.claim(replace(run.config, mask_ratio=0.5))
+    assert RunFolder.read(run.path).config.mask_ratio == 0.5
+    again.close()
+
+
 def test_another_configuration_is_refused_and_the_difference_shown(run: RunFolder) -> None:
+    run.append({"step": 1})
     run.close()
     other = replace(run.config, mask_ratio=0.5, optimizer=OptimizerConfig(weight_decay=0.2), epochs=999)
     with pytest.raises(UsageError) as error:

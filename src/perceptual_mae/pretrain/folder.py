@@ -64,7 +64,7 @@ class RunFolder:
         try:
             if path.exists() and not path.is_dir():
                 raise UsageError(f"--out {path}: this is a file; name a folder")
-            if (path / "config.yaml").exists():
+            if _has_begun(path):
                 _refuse_other(path, cls.read(path).config, config)
             elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
                 raise UsageError(f"--out {path}: the folder is not empty and holds no run; name another")
@@ -145,6 +145,13 @@ class RunFolder:
         self._lock = lock
         # Data workers must not hold it: they outlast a killed run by seconds, in which it could not be continued.
         os.register_at_fork(after_in_child=self.close)
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether a run has come to a step: one that ended in a wrong flag before may be begun anew with the right one."""
+    checkpoints = path / "checkpoints"
+    begun = (path / "metrics.jsonl").exists() or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    return (path / "config.yaml").exists() and begun
 
 
 def _refuse_other(path: Path, old: PretrainConfig, new: PretrainConfig) -> None:
