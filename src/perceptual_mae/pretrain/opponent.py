@@ -42,9 +42,12 @@ class Opponent:
     def look(self, reconstruction: Reconstruction, batch: MicroBatch) -> Seen:
         """One forward pass over images and reconstructions, augmented alike; never mixed in one batch."""
         change = self.augmentation(batch.augmentation)
-        real = self.augmented(image_pyramid(batch.images, self.scales), change)
         fake = self.augmented(reconstruction.pyramid, change)
-        return Seen(*self.player.network(real, fake))
+        return Seen(*self.player.network(self.real(batch.images, change), fake))
+
+    def real(self, images: Tensor, change: Transforms | None) -> Sequence[Tensor]:
+        """Images `(b, C, H, W)` as the discriminator receives them."""
+        return self.augmented(image_pyramid(images, self.scales), change)
 
     def learn(self, seen: Seen, tally: Tally) -> None:
         """Collect the gradient of the discriminator's loss (eq. 4)."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from perceptual_mae.losses.gradient_penalty import r1_penalty
 from perceptual_mae.losses.path_length import PathLength, exact_lengths, finite_difference_lengths
 from perceptual_mae.models import MaskedAutoencoder, Reconstruction
-from perceptual_mae.models.pyramid import image_pyramid
 from perceptual_mae.pretrain.opponent import Opponent
 from perceptual_mae.pretrain.player import MicroBatch, Player
 from perceptual_mae.pretrain.schedule import Clock
@@ -36,10 +35,9 @@ class R1:
         """
         player, tally = opponent.player, Tally(opponent.accelerator, len(batch))
         for part in batch:
-            real = image_pyramid(part.images, opponent.scales)
-            seen = opponent.augmented(real, opponent.augmentation(part.augmentation))
+            real = opponent.real(part.images, opponent.augmentation(part.augmentation))
             # Past `network`: mixed precision and compiled regions have no second derivatives.
-            penalty = self.gamma * r1_penalty(player.module.judge, seen)
+            penalty = self.gamma * r1_penalty(player.module.judge, real)
             (self.every * penalty / len(batch)).backward()
             tally.add({"loss/r1": penalty})
         player.average_gradients(opponent.accelerator)
