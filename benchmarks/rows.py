@@ -10,10 +10,13 @@ import json
 import statistics
 import time
 import warnings
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 
 from perceptual_mae.api import pretrain, some_images
@@ -22,9 +25,15 @@ from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluate.reconstruction import look
 from perceptual_mae.methods import METHODS
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, OptimizerConfig, PretrainConfig
+from perceptual_mae.pretrain.config import (
+    CheckpointConfig,
+    LogConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    from_dict,
+    to_dict,
+)
 from perceptual_mae.pretrain.folder import RunFolder
-from perceptual_mae.pretrain.loss_config import DiscriminatorConfig
 from perceptual_mae.pretrain.loss_network import open_loss_network
 from perceptual_mae.pretrain.signals import Interrupted
 from perceptual_mae.report.figures import save, side_by_side
@@ -40,9 +49,9 @@ def settings(name: str, options: argparse.Namespace) -> PretrainConfig:
     kind = METHODS[method].loss_network
     network = {None: None, "timm": f"timm:tf_efficientnet_lite0:{WEIGHTS}", "dvae": options.dvae}[kind]
     steps_per_epoch = options.images // options.batch
-    return PretrainConfig(
+    config = PretrainConfig(
         data=options.data,
-        out=str(Path(options.out) / f"{name}-{options.precision}-{options.epochs}"),
+        out=str(Path(options.out) / "-".join([name, options.precision, str(options.epochs), *options.set])),
         method=method,
         architecture=architecture or None,  # type: ignore[arg-type]
         loss_network=network,
@@ -56,10 +65,20 @@ def settings(name: str, options: argparse.Namespace) -> PretrainConfig:
         precision=options.precision,
         save_every=10_000,
         optimizer=OptimizerConfig(warmup_epochs=options.warmup_epochs),
-        discriminator=DiscriminatorConfig(update=options.update, lr=options.discriminator_lr),
         log=LogConfig(every=10, pictures=4, validate_every=FIRST / steps_per_epoch, validation_images=2000),
         checkpoint=CheckpointConfig(minutes=2),
     )
+    return changed(config, options.set)
+
+
+def changed(config: PretrainConfig, changes: list[str]) -> PretrainConfig:
+    """The settings with changes such as `losses.balance=0.3`."""
+    values = to_dict(config)
+    for change in changes:
+        path, _, value = change.partition("=")
+        *groups, key = path.replace("-", "_").split(".")
+        reduce(getitem, groups, values)[key] = yaml.safe_load(value)
+    return from_dict(values)
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -67,6 +86,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     config = settings(name, options)
     started = time.monotonic()
     result: dict[str, Any] = {"benchmark": "rows", "method": name, "precision": options.precision}
+    result |= {"settings": options.set} if options.set else {}
     try:
         run = RunFolder.read(pretrain(config, Console(stderr=True)))
     except Interrupted:
@@ -140,8 +160,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--warmup-epochs", type=float, default=1.0)
-    parser.add_argument("--discriminator-lr", type=float)
-    parser.add_argument("--update", default="simultaneous")
+    parser.add_argument("--set", nargs="*", default=[], help="settings that differ, such as losses.balance=0.3")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--out", default="runs/rows")
     parser.add_argument("--picture", help="PNG to draw of what the methods make of the same images")

@@ -13,9 +13,9 @@ PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
     {"__init__", "errors", "files", "seeds", "foreign_pickle"},
     {"models", "losses", "augment", "data", "dvae_file"},
-    {"methods", "pretrain", "evaluate", "transfer"},
+    {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
-    {"api", "doctor", "cli", "app"},
+    {"api", "compare", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
@@ -24,7 +24,10 @@ NEIGHBOURS = {
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
     ("pretrain", "methods"),  # the table that training looks up
+    ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains
+    ("compare", "api"),
+    ("cli", "compare"),
     ("cli", "api"),
     ("cli", "doctor"),
     ("app", "api"),

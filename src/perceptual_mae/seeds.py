@@ -20,6 +20,7 @@ class Stream(IntEnum):
     DISCRIMINATOR = 9
     AUGMENTATION = 10
     PATH_LENGTH = 11
+    HELD_OUT = 12
 
 
 def mixed(seed: int, stream: Stream, *place: int) -> int:

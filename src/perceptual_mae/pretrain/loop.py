@@ -231,6 +231,7 @@ class Trainer:
         encoder = {name: tensor.contiguous() for name, tensor in self.model.encoder_state_dict().items()}
         metadata = {name: json.dumps(getattr(self.model, name).flatten().tolist()) for name in ("mean", "std")}
         metadata |= {"method": self.config.method, "model": self.config.model, "step": str(self.step)}
+        metadata["image_size"] = json.dumps(self.config.size)
         path = self.run.path / "encoder.safetensors"
         write_atomically(path, lambda temporary: save_file(encoder, temporary, metadata))
 
