@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from perceptual_mae.cli.parser import Parser, nearest
-from perceptual_mae.errors import UsageError
+from perceptual_mae.cli.parser import Parser
+from perceptual_mae.errors import UsageError, nearest
 
 FIGURES = ("ada",)
 

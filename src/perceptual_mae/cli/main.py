@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from perceptual_mae import __version__
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, nearest
 
 COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
@@ -59,8 +59,6 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        from perceptual_mae.cli.parser import nearest
-
         return _say(f"no command {name!r}{nearest(name, COMMANDS)}; `pmae --help` lists them", 2)
     try:
         importlib.import_module(f"perceptual_mae.cli.{name.replace('-', '_')}").run(rest)

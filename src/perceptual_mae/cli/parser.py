@@ -1,14 +1,13 @@
 """Command lines from typed settings: flags with hyphens, errors in one line with the nearest known flag."""
 
-import difflib
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
 
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, nearest
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -89,12 +88,6 @@ def _in_words(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return "numbers such as [0.5, 0.9]"
     return " or ".join(_in_words(part) for part in parts) if parts else "another value"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest known word, if any is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _hyphens(text: str) -> str:

@@ -1,6 +1,7 @@
-"""A part of a source: a sample that is quick to measure on, or a part held out for testing."""
+"""A source seen otherwise: a sample that is quick to measure on, a part held out for testing, other labels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,6 +26,25 @@ class Subset:
     def fingerprint(self) -> str:
         """Digest of the source's and of the choice."""
         return digest(b"subset", self.source.fingerprint().encode(), self.indices.tobytes())
+
+
+class Relabelled:
+    """A source with the labels that its classes have in another one; -1 for classes that the other does not have."""
+
+    def __init__(self, source: Source, classes: tuple[str, ...]) -> None:
+        self.source, self.name, self.classes = source, source.name, classes
+        self._label = [classes.index(name) if name in classes else -1 for name in source.classes]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        item = self.source[index]
+        return replace(item, label=self._label[item.label] if item.label >= 0 else -1)
+
+    def fingerprint(self) -> str:
+        """Digest of the source's and of the names of the classes."""
+        return digest(b"relabelled", self.source.fingerprint().encode(), *(name.encode() for name in self.classes))
 
 
 def sample(source: Source, count: int | None, seed: int) -> Source:

@@ -1,6 +1,5 @@
 """Feature maps of any model of timm's, "a strong ImageNet classifier" among them, to compare images by."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,8 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+
+from perceptual_mae.errors import nearest
 
 
 class ImageSizeError(ValueError):
@@ -34,8 +35,7 @@ class TimmFeatures(nn.Module):
     def __init__(self, name: str, image_size: tuple[int, int]) -> None:
         super().__init__()
         if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=1)
-            raise ValueError(f"timm has no model {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"timm has no model {name}{nearest(name, timm.list_models())}")
         self.name = name
         self.options, shapes = _fitting(name, image_size)
         self.grid = shapes[-1][2:]

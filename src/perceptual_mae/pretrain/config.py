@@ -4,13 +4,12 @@ Imports no torch, so that `pmae pretrain --help` answers at once.
 """
 
 import dataclasses
-import difflib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from perceptual_mae.augment.settings import CropConfig
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, nearest
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 
 
@@ -205,9 +204,7 @@ class PretrainConfig:
         from perceptual_mae.methods import METHODS
 
         if self.method not in METHODS:
-            near = difflib.get_close_matches(self.method, METHODS, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"--method {self.method}: there are {', '.join(METHODS)}{meant}")
+            raise UsageError(f"--method {self.method}: there are {', '.join(METHODS)}{nearest(self.method, METHODS)}")
         method = METHODS[self.method]
         height, width = self.size
         patch, pieces, rows = self.patch_size, self.optimizer.accumulate, method.rows
@@ -299,8 +296,8 @@ def _build(cls: Any, settings: dict[str, Any], path: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in settings:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise UsageError(f"unknown setting {path}{name}" + (f"; did you mean {path}{near[0]}?" if near else ""))
+            known = [f"{path}{field}" for field in fields]
+            raise UsageError(f"unknown setting {path}{name}{nearest(f'{path}{name}', known)}")
     values = {}
     for name, value in settings.items():
         factory = fields[name].default_factory
