@@ -72,7 +72,7 @@ def settings(name: str, options: argparse.Namespace) -> PretrainConfig:
 
 
 def changed(config: PretrainConfig, changes: list[str]) -> PretrainConfig:
-    """The settings with changes such as `losses.balance=0.3`."""
+    """The settings with changes such as `losses.feature_balance=0.3`."""
     values = to_dict(config)
     for change in changes:
         path, _, value = change.partition("=")
@@ -101,9 +101,10 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     for key in ("d_real", "d_fake", "d_accuracy", "ada_p", "path_length", "loss/r1"):
         if any(key in record for record in records):
             result[key] = round(statistics.fmean([r[key] for r in records if key in r][-10:]), 4)
-    if any("pull/network" in record for record in records):
-        pulls = [r["pull/network"] / r["pull/pixels"] for r in records if "pull/network" in r]
-        result["pull_network_to_pixels"] = [round(p, 3) for p in (pulls[0], min(pulls), pulls[-1])]
+    for term in ("adversarial", "features"):
+        pulls = [r[f"pull/{term}"] / r["pull/pixels"] for r in records if f"pull/{term}" in r]
+        if pulls:
+            result[f"pull_{term}_to_pixels"] = [round(p, 3) for p in (pulls[0], min(pulls), pulls[-1])]
     if WEIGHTS.exists():
         result["frechet_distance"] = round(frechet_distance(run, options.data), 3)
     result["images_per_second"] = statistics.median(r["images_per_second"] for r in records)
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--warmup-epochs", type=float, default=1.0)
-    parser.add_argument("--set", nargs="*", default=[], help="settings that differ, such as losses.balance=0.3")
+    parser.add_argument("--set", nargs="*", default=[], help="settings that differ, such as losses.feature_balance=0.3")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--out", default="runs/rows")
     parser.add_argument("--picture", help="PNG to draw of what the methods make of the same images")

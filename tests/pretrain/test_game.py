@@ -42,7 +42,10 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings: Any) -> Cast:
-    usual = {"discriminator": DiscriminatorConfig(channel_base=512), "losses": LossesConfig(balance=None)}
+    usual = {
+        "discriminator": DiscriminatorConfig(channel_base=512),
+        "losses": LossesConfig(adversarial_balance=None, feature_balance=None),
+    }
     config = make_config(method=method, **(usual | settings))
     return build_cast(config, make_accelerator(config))
 
@@ -183,8 +186,8 @@ def test_the_path_length_weighs_as_much_as_the_game(make_config: Any, learnt: li
     """What it adds to the gradient shrinks with the share of the network's pull that counts."""
     added = []
     for balance in (1e6, 1e-3):
-        cast = cast_for(make_config, "stylegan2-ada-p", losses=LossesConfig(balance=balance))
-        share = cast.step(batch(cast), Clock(2, 10))["pull_share"]
+        cast = cast_for(make_config, "stylegan2-ada-p", losses=LossesConfig(adversarial_balance=balance))
+        share = cast.step(batch(cast), Clock(2, 10))["pull_share/adversarial"]
         cast.step(batch(cast), Clock(3, 10))
         name = "decoder_embed.weight"
         added.append((share, (learnt[-2][name] - learnt[-4][name]).norm()))
@@ -226,9 +229,10 @@ def test_p_follows_the_discriminator(make_config: Any) -> None:
     assert steps <= {0.0, 4 * cast.step.opponent.batch_size / 64}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("balance", [0.5, 1e6])
-def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balance: float) -> None:
-    cast = cast_for(make_config, "ls-gan-p", losses=LossesConfig(balance=balance))
+@pytest.mark.parametrize("balances", [(0.5, 0.2), (0.5, None), (1e6, 1e6)])
+def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balances: tuple[float, float | None]) -> None:
+    losses = LossesConfig(adversarial_balance=balances[0], feature_balance=balances[1])
+    cast = cast_for(make_config, "ls-gan-p", losses=losses)
     opponent = cast.step.opponent
     assert opponent is not None
     (part,) = batch(cast)
@@ -238,13 +242,16 @@ def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balance: floa
     tally = Tally(opponent.accelerator, 1)
     (gradient,) = cast.step.judge(leaf, part.images, seen, EVEN, tally)
     (pixels,) = torch.autograd.grad(l1(leaf, part.images)[0], leaf.predictions)
-    through = adversarial(leaf, part.images, seen)[0] + FeatureMatching()(leaf, part.images, seen)[0]
-    (network,) = torch.autograd.grad(through, leaf.predictions)
-    allowed = min(1.0, balance * float(pixels.norm() / network.norm()))
-    assert (allowed < 1) == (balance < 1)
-    torch.testing.assert_close(gradient, pixels + allowed * network, atol=1e-7, rtol=1e-4)
+    expected, total = {"pull/pixels": pixels.norm()}, pixels
+    terms = {"adversarial": adversarial, "features": FeatureMatching()}
+    for (name, term), balance in zip(terms.items(), balances, strict=True):
+        (pull,) = torch.autograd.grad(term(leaf, part.images, seen)[0], leaf.predictions, retain_graph=True)
+        allowed = 1.0 if balance is None else min(1.0, balance * float(pixels.norm() / pull.norm()))
+        assert (allowed < 1) == (balance is not None and balance < 1)
+        expected |= {f"pull/{name}": pull.norm(), f"pull_share/{name}": torch.tensor(allowed)}
+        total = total + allowed * pull
+    torch.testing.assert_close(gradient, total, atol=1e-7, rtol=1e-4)
     log = tally.means()
-    expected = {"pull/pixels": pixels.norm(), "pull/network": network.norm(), "pull_share": allowed}
     assert {name: log[name] for name in expected} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
 
 
@@ -266,4 +273,4 @@ def test_steps_are_finite_in_either_precision(make_config: Any, method: str, pre
     for step in range(4):
         log = cast.step(batch(cast), Clock(10 + step, 10))
     assert log["d_real"] != log["d_fake"]
-    assert log["pull/network"] > 0
+    assert log["pull/adversarial"] > 0

@@ -8,7 +8,7 @@ from perceptual_mae.pretrain.health import LONG, health
 
 
 def line(accuracy: float = 0.8, network: float = 0.5, **more: Any) -> dict[str, Any]:
-    pulls = {"pull/pixels": 1.0, "pull/network": network, "pull_share": 1.0}
+    pulls = {"pull/pixels": 1.0, "pull/adversarial": network, "pull_share/adversarial": 1.0}
     return {"d_real": 0.9, "d_fake": 0.1, "d_accuracy": accuracy} | pulls | more
 
 
@@ -23,7 +23,7 @@ def test_a_balanced_game_is_told_in_numbers() -> None:
     assert found.state == "balanced"
     assert "D(real) 0.90 and D(fake) 0.10, right in 75% of its verdicts" in found.words
     assert "33%" in found.words  # 0.5 of 1.5
-    balanced = health([line(network=50.0, pull_share=0.002)])
+    balanced = health([line(network=50.0, **{"pull_share/adversarial": 0.002})])
     assert balanced is not None
     assert "9% comes through it" in balanced.words  # 0.1 of 1.1
 

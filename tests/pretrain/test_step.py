@@ -49,7 +49,7 @@ def ones(made: Reconstruction, images: Tensor, seen: Any) -> tuple[Tensor, dict[
 def step_for(accelerator: Accelerator, *terms: WeightedTerm, clip: float | None = None) -> TrainingStep:
     network = Toy()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return TrainingStep(accelerator, Player(network, network, optimizer, 0.1), terms, 0.75, None, clip)
+    return TrainingStep(accelerator, Player(network, network, optimizer, 0.1), terms, 0.75, clip)
 
 
 def batch(parts: int = 1, count: int = 8) -> list[MicroBatch]:
@@ -119,7 +119,7 @@ def test_what_looks_through_a_network_is_told_apart(accelerator: Accelerator) ->
     assert gradient.tolist() == [2 + 2, 4 + 2]
     log = tally.means()
     assert log["pull/pixels"] == pytest.approx(20**0.5)
-    assert log["pull/network"] == pytest.approx(8**0.5)
+    assert log["pull/net"] == pytest.approx(8**0.5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -36,13 +36,17 @@ DISCRIMINATORS: dict[str, Callable[..., Discriminator]] = {
     "msg": lambda scales, **sizes: Discriminator(scales, layers="plain", minibatch_std=True, **sizes),
     "stylegan2": lambda scales, **sizes: Discriminator(scales, layers="stylegan2", minibatch_std=True, **sizes),
 }
-LOSSES: dict[str, Callable[[LossesConfig], tuple[LossTerm, float]]] = {
-    # each with its weight in the sum
-    "masked-mse": lambda settings: (masked_mse, 1.0),
-    "l1": lambda settings: (l1, 1.0),
-    "ms-ssim-l1": lambda settings: (MsSsimL1(settings.alpha), 1.0),
-    "adversarial": lambda settings: (adversarial, settings.adversarial),
-    "feature-matching": lambda settings: (FeatureMatching(settings.delta_f, settings.delta_s), 1.0),
+LOSSES: dict[str, Callable[[LossesConfig], tuple[LossTerm, float, float | None]]] = {
+    # each with its weight in the sum, and the most that it may pull
+    "masked-mse": lambda settings: (masked_mse, 1.0, None),
+    "l1": lambda settings: (l1, 1.0, None),
+    "ms-ssim-l1": lambda settings: (MsSsimL1(settings.alpha), 1.0, None),
+    "adversarial": lambda settings: (adversarial, settings.adversarial, settings.adversarial_balance),
+    "feature-matching": lambda settings: (
+        FeatureMatching(settings.delta_f, settings.delta_s),
+        1.0,
+        settings.feature_balance,
+    ),
 }
 
 
@@ -103,10 +107,10 @@ def build_terms(config: PretrainConfig) -> list[WeightedTerm]:
     """The loss of a run, term by term."""
     terms = []
     for term in METHODS[config.method].terms:
-        loss, weight = LOSSES[term.loss](config.losses)
+        loss, weight, balance = LOSSES[term.loss](config.losses)
         every = config.losses.perceptual_every if term.patient else 1
         if weight:
-            terms.append(WeightedTerm(term.name, loss, weight, every, term.through))
+            terms.append(WeightedTerm(term.name, loss, weight, every, term.through, balance))
     return terms
 
 

@@ -93,7 +93,6 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
         generator,
         build_terms(config),
         config.mask_ratio,
-        config.losses.balance,
         config.optimizer.clip_grad,
         lens,
         R1(config.r1_gamma, r1_every) if r1_every else None,

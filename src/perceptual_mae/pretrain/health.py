@@ -34,7 +34,7 @@ def health(records: Iterable[Mapping[str, Any]]) -> Health | None:
     Args:
         records: lines of `metrics.jsonl`, oldest first.
     """
-    keys = ("d_real", "d_fake", "d_accuracy", "pull/pixels", "pull/network", "pull_share")
+    keys = ("d_real", "d_fake", "d_accuracy", "pull/pixels", "pull/adversarial", "pull_share/adversarial")
     told = [[float(record[key]) for key in keys] for record in records if all(key in record for key in keys)]
     if not told:
         return None

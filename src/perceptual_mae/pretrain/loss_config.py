@@ -13,8 +13,9 @@ class LossesConfig:
         delta_f: weight of the distance of features in feature matching.
         delta_s: weight of the distance of their Gram matrices.
         adversarial: weight of the adversarial term.
-        balance: terms that look through a network pull at the reconstruction (norm of the gradient) at most so many
-            times as hard as the pixel terms do; null: as hard as they do, eq. 1 to the letter.
+        adversarial_balance: the adversarial term pulls at the reconstruction (norm of the gradient) at most so many
+            times as hard as the pixel terms do; null: as hard as it does, eq. 1 to the letter.
+        feature_balance: the same of feature matching.
         perceptual_every: in rows that match features of the discriminator, they are matched in epochs divisible by
             this; 1: always.
     """
@@ -23,7 +24,8 @@ class LossesConfig:
     delta_f: float = 0.05
     delta_s: float = 40.0
     adversarial: float = 1.0
-    balance: float | None = 0.1
+    adversarial_balance: float | None = 0.1
+    feature_balance: float | None = 1.0
     perceptual_every: int = 2
 
 

@@ -75,10 +75,12 @@ class PerceptualPath:
     ) -> None:
         """Add to the gradient of the generator's decoder; on every second image, masks and augmentation as they were.
 
-        The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the
-        network's pull (see `TrainingStep.share_of_network`), or it would outweigh the pixels in its turn.
+        The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the pull
+        through the discriminator that counts least (see `TrainingStep.share_that_counts`), which is the adversarial
+        one, or it would outweigh the pixels in its turn.
         """
-        accelerator, share = opponent.accelerator, tally.sums["pull_share"]
+        accelerator = opponent.accelerator
+        share = min(value for name, value in tally.sums.items() if name.startswith("pull_share/"))
         stream = generator(self.seed, Stream.PATH_LENGTH, clock.step, accelerator.process_index)
         weights = list(player.module.parameters())
         for part, half in zip(batch, made, strict=True):

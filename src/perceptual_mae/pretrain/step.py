@@ -1,6 +1,6 @@
 """One step of training: reconstruct, look, judge, step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +29,8 @@ class WeightedTerm:
         weight: its factor in the sum.
         every_epochs: acts in epochs divisible by this, counted from 1.
         through: what it looks through.
+        balance: of a term that looks through a network, the most that it may pull at the reconstruction, relative to
+            the pixel terms; None: as much as it does.
     """
 
     name: str
@@ -36,6 +38,7 @@ class WeightedTerm:
     weight: float = 1.0
     every_epochs: int = 1
     through: Literal["pixels", "network"] = "pixels"
+    balance: float | None = None
 
 
 @dataclass
@@ -47,8 +50,6 @@ class TrainingStep:
         generator: the masked autoencoder and its optimiser.
         terms: the loss, term by term, as the method's row has it.
         mask_ratio: share of patches removed.
-        balance: the most that terms through a network may pull at the reconstruction, relative to the pixel terms;
-            None: as much as they do.
         clip_grad: largest norm of a player's gradient, or None.
         lens: what terms look through: the opponent, a fixed loss network, or None.
         r1, path: lazy regularisation of the opponent and of the generator, where the row has them.
@@ -58,7 +59,6 @@ class TrainingStep:
     generator: Player[MaskedAutoencoder]
     terms: Sequence[WeightedTerm]
     mask_ratio: float
-    balance: float | None = None
     clip_grad: float | None = None
     lens: Lens | None = None
     r1: R1 | None = None
@@ -126,37 +126,45 @@ class TrainingStep:
     ) -> list[Tensor]:
         """Eq. 1: the gradient, with respect to what was drawn, of the weighted sum of the terms that act now.
 
-        Terms that look through a network are differentiated by themselves, to see how much the network has to say.
+        Each term that looks through a network is differentiated by itself: to see how much it has to say, and to let
+        it say no more than it may.
         """
-        totals: dict[str, Tensor] = {}
+        pixels, looking = images.new_zeros(()), []
         for term in self.terms:
             if not clock.epoch_is_due(term.every_epochs):
                 continue
             value, parts = term.loss(leaf, images, seen)
-            totals[term.through] = totals.get(term.through, 0) + term.weight * value
             tally.add({f"loss/{term.name}": value} | {f"loss/{term.name}/{name}": part for name, part in parts.items()})
-        tally.add({"loss/total": torch.stack(list(totals.values())).sum()})
-        pulls, norms = {}, {}
-        for through, total in totals.items():
-            # The graph stays for the discriminator's loss, which goes backward through the same look.
-            pulls[through] = torch.autograd.grad(
-                total / tally.parts, leaf.predictions, retain_graph=through == "network", materialize_grads=True
-            )
-            norms[through] = norm_of(pulls[through])
-        if len(pulls) == 1:
-            return list(*pulls.values())
-        share = self.share_of_network(norms)
-        tally.add({f"pull/{through}": norm for through, norm in norms.items()} | {"pull_share": share})
-        both = zip(pulls["pixels"], pulls["network"], strict=True)
-        return [pixels + share.to(network.dtype) * network for pixels, network in both]
+            if term.through == "pixels":
+                pixels = pixels + term.weight * value
+            else:
+                looking.append((term, term.weight * value))
+        tally.add({"loss/total": torch.stack([pixels, *(value for _, value in looking)]).sum()})
+        gradient = torch.autograd.grad(pixels / tally.parts, leaf.predictions, materialize_grads=True)
+        if not looking:
+            return list(gradient)
+        own = norm_of(gradient)
+        tally.add({"pull/pixels": own})
+        for term, value in looking:
+            # The graph stays for the next term, and for the discriminator's loss, which goes through the same look.
+            pull = torch.autograd.grad(value / tally.parts, leaf.predictions, retain_graph=True, materialize_grads=True)
+            norm = norm_of(pull)
+            share = self.share_that_counts(term.balance, own, norm)
+            tally.add({f"pull/{term.name}": norm, f"pull_share/{term.name}": share})
+            gradient = tuple(g + share.to(p.dtype) * p for g, p in zip(gradient, pull, strict=True))
+        return list(gradient)
 
-    def share_of_network(self, norms: Mapping[str, Tensor]) -> Tensor:
-        """How much of the network's pull on the reconstruction counts: all, unless it outweighs that of the pixels."""
-        if self.balance is None:
-            return torch.ones_like(norms["network"])
-        squares = torch.stack([norms["pixels"], norms["network"]]).square()
-        pixels, network = self.accelerator.reduce(squares, "sum").sqrt()
-        return (self.balance * pixels / network.clamp(min=torch.finfo(network.dtype).tiny)).clamp(max=1)
+    def share_that_counts(self, balance: float | None, pixels: Tensor, network: Tensor) -> Tensor:
+        """How much of a term's pull through a network counts: all, unless it outweighs that of the pixels too much.
+
+        Args:
+            balance: the most that it may pull, relative to the pixels; None: anything.
+            pixels, network: norms of both pulls in this process's part of the batch.
+        """
+        if balance is None:
+            return torch.ones_like(network)
+        pixels, network = self.accelerator.reduce(torch.stack([pixels, network]).square(), "sum").sqrt()
+        return (balance * pixels / network.clamp(min=torch.finfo(network.dtype).tiny)).clamp(max=1)
 
     def opponent_first(self, opponent: Opponent, batch: Sequence[MicroBatch], tally: Tally) -> None:
         """The classical order: the opponent learns from what the generator draws, and the generator meets it after."""
