@@ -11,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from perceptual_mae.pretrain.cast import Cast, build_cast
 from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
 from perceptual_mae.pretrain.device import make_accelerator
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig
-from perceptual_mae.pretrain.memory import keep_freed_memory
+from perceptual_mae.pretrain.memory import keep_freed_memory, peak_memory
 from perceptual_mae.pretrain.player import MicroBatch
 from perceptual_mae.pretrain.schedule import Clock
 
@@ -65,14 +64,10 @@ def stepper(method: str, options: argparse.Namespace) -> tuple[Cast, Callable[[i
 
 def peak_memory(method: str, options: argparse.Namespace) -> float:
     """GiB at most in a cycle, in a process of its own."""
-    _, step = stepper(method, options)
+    cast, step = stepper(method, options)
     for number in (0, 3, CYCLE - 1):  # plain, with path length, with R1 too
         step(number)
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    # Not `getrusage`, whose peak a process inherits from the one that started it.
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 2**20
+    return peak_memory(cast.model.mean.device) or float("nan")
 
 
 def gflop(step: Callable[[int], Any], batch: int) -> float:

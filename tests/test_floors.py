@@ -12,13 +12,14 @@ from perceptual_mae.methods import METHODS
 PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
     {"__init__", "errors", "files", "seeds", "foreign_pickle"},
-    {"models", "losses", "augment", "data", "dvae_file"},
+    {"models", "losses", "augment", "data", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
-    {"api", "compare", "doctor", "cli", "app"},
+    {"api", "attention_maps", "measure", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
+    ("__init__", "encoders"),  # `perceptual_mae.load_encoder`, which imports when it is asked for
     ("foreign_pickle", "errors"),
     ("dvae_file", "models"),  # what a file of weights has to fit
     ("losses", "models"),  # what a loss judges is a type of the models'
@@ -26,9 +27,10 @@ NEIGHBOURS = {
     ("pretrain", "methods"),  # the table that training looks up
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains
-    ("compare", "api"),
-    ("cli", "compare"),
+    ("measure", "attention_maps"),
+    ("cli", "measure"),
     ("cli", "api"),
+    ("cli", "attention_maps"),
     ("cli", "doctor"),
     ("app", "api"),
 }

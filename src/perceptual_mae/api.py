@@ -20,7 +20,7 @@ from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfi
 from perceptual_mae.pretrain.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loop import Trainer
-from perceptual_mae.pretrain.memory import keep_freed_memory
+from perceptual_mae.pretrain.memory import keep_freed_memory, peak_memory
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.html import write_report
 
@@ -149,7 +149,9 @@ def _fit(trainer: Trainer, main: bool) -> None:
         raise
     finally:
         if main:
-            trainer.run.describe(state=state, message=message)
+            peak = peak_memory(trainer.accelerator.device)
+            measured = {} if peak is None else {"peak_memory_gib": round(peak, 3)}
+            trainer.run.describe(state=state, message=message, **measured)
             report(trainer.run.path)
 
 

@@ -29,11 +29,25 @@ class Term:
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper reports for a row: ImageNet top-1 in %, None where it has no number."""
+    """What the paper reports for a row on ImageNet; None where it has no number.
+
+    Attributes:
+        linear_probe: top-1 in %, ViT-B (Table 2), as are the next two.
+        vit_base: fine-tuned, ViT-B.
+        vit_large: fine-tuned, ViT-L.
+        l1: of ViT-B's reconstructions of the validation images (Table 1), as are the next three.
+        ssim: structural similarity.
+        inception_score: of the reconstructions.
+        fid: Fréchet Inception distance. (The table's PSNR is left out: its numbers cannot be dB.)
+    """
 
     linear_probe: float | None = None
     vit_base: float | None = None
     vit_large: float | None = None
+    l1: float | None = None
+    ssim: float | None = None
+    inception_score: float | None = None
+    fid: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +120,12 @@ STYLEGAN2 = Adversary("stylegan2", lr=2e-3, betas=(0.0, 0.99), regularised=True)
 METHODS: dict[str, Method] = {
     "mse": Method(
         summary="masked autoencoder, mean squared error on removed patches",
-        rows={"mae": Row("mae", Published(67.8, 83.6, 85.9))},
+        rows={"mae": Row("mae", Published(67.8, 83.6, 85.9, 0.25, 0.76, 6.33, 42.7))},
         terms=(Term("mse", loss="masked-mse"),),
     ),
     "ms-ssim": Method(
         summary="multi-scale structural similarity and L1",
-        rows={"mae": Row("mae", Published(71.2, 84.1, 86.3))},
+        rows={"mae": Row("mae", Published(71.2, 84.1, 86.3, 0.21, 0.82, 8.01, 31.6))},
         terms=(Term("ms_ssim", loss="ms-ssim-l1"),),
     ),
     "ls-gan": Method(
@@ -122,7 +136,7 @@ METHODS: dict[str, Method] = {
     ),
     "ls-gan-p": Method(
         summary="L1, a single-scale discriminator, and feature matching in it",
-        rows={"mae": Row("mae", Published(72.5, 84.5, 86.5))},
+        rows={"mae": Row("mae", Published(72.5, 84.5, 86.5, 0.16, 0.92, 16.2, 28.2))},
         terms=(L1, ADVERSARIAL, D_FEATURES),
         adversary=SINGLE_SCALE,
     ),
@@ -135,7 +149,7 @@ METHODS: dict[str, Method] = {
     "msg-gan-p": Method(
         summary="L1, a discriminator that sees every scale, and feature matching in it",
         rows={
-            "msg-mae": Row("msg-mae", Published(75.6, 85.3, 87.2)),
+            "msg-mae": Row("msg-mae", Published(75.6, 85.3, 87.2, 0.11, 0.94, 32.1, 19.0)),
             "mae": Row("mae-rgb", Published(None, 83.2, 85.6)),
         },
         terms=(L1, ADVERSARIAL, D_FEATURES),
@@ -144,7 +158,7 @@ METHODS: dict[str, Method] = {
     "stylegan2-ada-p": Method(
         summary="as msg-gan-p, with StyleGAN2's discriminator, R1, path length and adaptive augmentation",
         rows={
-            "msg-mae": Row("msg-mae", Published(78.1, 86.2, 88.1)),
+            "msg-mae": Row("msg-mae", Published(78.1, 86.2, 88.1, 0.06, 0.91, 36.8, 10.3)),
             "mae": Row("mae-rgb", Published(None, 84.5, 86.2)),
         },
         terms=(L1, ADVERSARIAL, D_FEATURES),

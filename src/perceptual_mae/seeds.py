@@ -21,6 +21,7 @@ class Stream(IntEnum):
     AUGMENTATION = 10
     PATH_LENGTH = 11
     HELD_OUT = 12
+    VIEWS = 13
 
 
 def mixed(seed: int, stream: Stream, *place: int) -> int:

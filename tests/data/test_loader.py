@@ -23,6 +23,7 @@ from perceptual_mae.data import (
     open_source,
     train_loader,
 )
+from perceptual_mae.data.views import RandomViews, view_batches
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.seeds import Stream, mixed
 
@@ -299,6 +300,33 @@ def test_eval_batches_of_chosen_images():
     assert list(eval_batches(source, [], image_size=(8, 8))) == []
     with pytest.raises(PmaeError, match=r"no image in listed could be read \(2 tried\); the first, image 4: not an"):
         list(eval_batches(source, [4, 5], image_size=(8, 8)))
+
+
+def test_view_batches_are_those_that_were_asked_for():
+    source = listed(6, broken=(0, 4, 5))
+    found = list(view_batches(source, [[0, 1], [4, 5], range(3, 1, -1), [0, 3]], image_size=(16, 12)))
+    assert [batch.labels.tolist() for batch in found] == [[1], [], [3, 2], [3]]
+    assert [[int(skip.name[-1]) for skip in batch.skipped] for batch in found] == [[0], [4, 5], [], [0]]
+    assert [tuple(batch.images.shape) for batch in found] == [(count, 3, 16, 12) for count in (1, 0, 2, 1)]
+    assert torch.equal(found[2].images[1], center_crop_resize(decode(source.data[2]), (16, 12)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_views_depend_on_seed_and_index_alone(workers):
+    source = listed(6, broken=(2,))
+
+    def views(requests, seed=0, count=3):
+        chosen = RandomViews(count, seed)
+        return list(view_batches(source, requests, image_size=(16, 16), views=chosen, workers=workers))
+
+    whole = views([range(6)])[0]
+    assert whole.labels.tolist() == [0] * 3 + [1] * 3 + [3] * 3 + [4] * 3 + [5] * 3
+    assert whole.names[3:5] == ["image 1", "image 1"]
+    images = whole.images.reshape(5, 3, 3, 16, 16)
+    pieces = views([[5], [2], [3, 1]])
+    assert torch.equal(torch.cat([piece.images for piece in pieces]), torch.cat([*images[[4, 2, 1]]]))
+    assert len({view.numpy().tobytes() for view in whole.images}) == 15  # all different
+    assert not torch.equal(views([range(6)], seed=1)[0].images, whole.images)
 
 
 def test_first_readable():

@@ -7,7 +7,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from perceptual_mae.data import Batch
-from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
+from perceptual_mae.evaluate import knn
+from perceptual_mae.evaluate.knn import KS, knn_accuracy, knn_scores, knn_votes, mean_token_features
+from perceptual_mae.evaluate.scores import NothingToClassify
 from perceptual_mae.models import MaskedAutoencoder
 
 
@@ -20,11 +22,15 @@ def clusters(seed: int, count: int, classes: int = 5, dim: int = 12) -> tuple[Te
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
 
-def sklearn_predictions(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float) -> np.ndarray:
+def sklearn_model(train: Tensor, labels: Tensor, k: int, temperature: float) -> KNeighborsClassifier:
     model = KNeighborsClassifier(
         k, algorithm="brute", metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature)
     )
-    return model.fit(train.double().numpy(), labels.numpy()).predict(test.double().numpy())
+    return model.fit(train.double().numpy(), labels.numpy())
+
+
+def sklearn_predictions(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float) -> np.ndarray:
+    return sklearn_model(train, labels, k, temperature).predict(test.double().numpy())
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (10, 0.07), (20, 0.07), (20, 1.0), (300, 0.2)])
@@ -49,12 +55,71 @@ def test_weights_matter() -> None:
     assert knn_accuracy(train, labels, test, torch.tensor([0]), k=3, temperature=10) == 0
 
 
-def test_chunks_and_large_k_change_nothing() -> None:
+def test_scores_for_every_k_equal_scikit_learn() -> None:
+    train, train_labels = clusters(0, 300)
+    test, test_labels = clusters(1, 80)
+    found = knn_scores(train, train_labels, test, test_labels)
+    assert tuple(found) == KS == (10, 20, 100, 200)
+    for k, scores in found.items():
+        predictions = torch.from_numpy(sklearn_predictions(train, train_labels, test, k, 0.07))
+        assert scores.top1 == float((predictions == test_labels).double().mean())
+        assert scores.confusion.sum(dim=0).tolist() == torch.bincount(predictions, minlength=5).tolist()
+        assert scores.count == 80
+        assert scores.top1 == knn_accuracy(train, train_labels, test, test_labels, k)
+    assert len({scores.top1 for scores in found.values()}) > 1  # k matters
+
+
+def test_votes_are_scikit_learns_probabilities() -> None:
+    train, train_labels = clusters(0, 300)
+    test, _ = clusters(1, 80)
+    votes = knn_votes(train, train_labels, test, 50, 0.2)
+    expected = sklearn_model(train, train_labels, 50, 0.2).predict_proba(test.double().numpy())
+    np.testing.assert_allclose(votes / votes.sum(dim=1, keepdim=True), expected, atol=1e-5)
+    # Not only their shares: by the formula.
+    unit = torch.nn.functional.normalize(torch.cat([train, test]).double(), dim=1)
+    cosine = (unit[300:] @ unit[:300].T).topk(50, dim=1).values
+    torch.testing.assert_close(votes.sum(dim=1), (cosine / 0.2).exp().sum(dim=1), rtol=1e-5, atol=0)
+
+
+def test_votes_of_a_low_temperature_are_finite() -> None:
+    train, train_labels = clusters(0, 60)
+    votes = knn_votes(train, train_labels, train[:9], k=20, temperature=0.005)  # e^200 is beyond float32
+    assert votes.isfinite().all()
+    assert votes.argmax(dim=1).tolist() == train_labels[:9].tolist()
+
+
+def test_chunks_and_large_k_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train, train_labels = clusters(0, 60)
     test, test_labels = clusters(1, 41)
     whole = knn_accuracy(train, train_labels, test, test_labels, k=60)
     assert knn_accuracy(train, train_labels, test, test_labels, k=1000) == whole
-    assert knn_accuracy(train, train_labels, test, test_labels, k=60, chunk=7) == whole
+    votes = knn_votes(train, train_labels, test, 60)
+    monkeypatch.setattr(knn, "_SIMILARITIES", 7 * 60)
+    monkeypatch.setattr(knn, "_ROWS", 1)
+    torch.testing.assert_close(knn_votes(train, train_labels, test, 60), votes)
+    assert knn_accuracy(train, train_labels, test, test_labels, k=60) == whole
+
+
+def test_images_without_a_label_neither_vote_nor_count() -> None:
+    train, train_labels = clusters(0, 60)
+    test, test_labels = clusters(1, 40)
+    some_train, some_test = train_labels.clone(), test_labels.clone()
+    some_train[::3] = -1
+    some_test[::4] = -1
+    trained, tested = some_train >= 0, some_test >= 0
+    found = knn_scores(train, some_train, test, some_test, ks=[5])[5]
+    alone = knn_scores(train[trained], train_labels[trained], test[tested], test_labels[tested], ks=[5])[5]
+    assert found.as_dict() == alone.as_dict()
+    assert found.count == 30
+    assert knn_accuracy(train, some_train, test, some_test, k=5) == found.top1
+
+
+def test_data_without_classes_is_refused() -> None:
+    train, labels = clusters(0, 20)
+    with pytest.raises(NothingToClassify, match="one class"):
+        knn_scores(train, torch.zeros_like(labels), train, labels)
+    with pytest.raises(NothingToClassify, match="no labels"):
+        knn_scores(train, torch.full_like(labels, -1), train, labels)
 
 
 def test_a_class_that_was_never_seen_is_never_right() -> None:

@@ -62,6 +62,23 @@ def test_the_dict_around_a_state_dict(wrapper: str) -> None:
     assert report.ignored == report.missed == ()
 
 
+def test_the_teacher_of_dino_and_the_base_encoder_of_moco_v3() -> None:
+    source = model(seed=1)
+    encoder = {name: t.clone() for name, t in source.encoder_state_dict().items()}
+    other = {name: torch.zeros_like(t) for name, t in encoder.items()}
+    dino = {
+        "student": {"module.backbone." + name: t for name, t in other.items()},
+        "teacher": {"backbone." + name: t for name, t in encoder.items()} | {"head.mlp.0.weight": torch.ones(2)},
+    }
+    moco = {"state_dict": {"module.momentum_encoder." + name: t for name, t in other.items()}}
+    moco["state_dict"] |= {"module.base_encoder." + name: t for name, t in encoder.items()}
+    for state, beside in ((dino, 1), (moco, len(encoder))):
+        target = model(seed=2)
+        report = target.load_mae_state_dict(state)
+        assert same(target.encoder_state_dict(), source.encoder_state_dict())
+        assert len(report.ignored) == beside
+
+
 def test_half_precision_weights_are_loaded_in_the_models_precision() -> None:
     source, target = model(seed=1), model(seed=2)
     target.load_mae_state_dict({name: t.half() for name, t in published(source).items()})

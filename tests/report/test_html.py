@@ -3,44 +3,17 @@ import io
 import json
 import re
 import shlex
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
+from html_page import Page
 from PIL import Image
 
 from perceptual_mae.errors import UsageError
 from perceptual_mae.report.html import FRAMES, write_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n&amp; 写真 {{ 7*7 }}"
-
-
-class Page(HTMLParser):
-    """The elements of a page, and the text a reader sees."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.seen = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if not {"script", "style"} & set(self.open):
-            self.seen += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def report(run: Path, **options) -> tuple[str, Page]:

@@ -10,6 +10,10 @@ from perceptual_mae.errors import PmaeError, nearest
 COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
     "reconstruct": "draw what a run makes of masked images",
+    "evaluate": "measure an encoder: reconstructions, k-NN, linear probe",
+    "attention": "draw where encoders look",
+    "embed": "write features of images to a parquet file",
+    "compare": "train several methods on your images, measure them, write one report",
     "report": "write the report.html of a run anew",
     "figures": "draw how the method works: `pmae figures ada` shows the augmentations",
     "convert-dvae": "make DALL-E's published image tokeniser usable as a loss network",

@@ -1,5 +1,6 @@
 """Command lines from typed settings: flags with hyphens, errors in one line with the nearest known flag."""
 
+import json
 import re
 import typing
 from collections.abc import Sequence
@@ -23,7 +24,21 @@ class Parser(jsonargparse.ArgumentParser):
             UsageError: anything that cannot be right.
         """
         self.usage = self._short_usage()
-        return self.parse_args([_underscored(argument) for argument in arguments])
+        return self.parse_args(self._listed([_underscored(argument) for argument in arguments]))
+
+    def _listed(self, arguments: Sequence[str]) -> list[str]:
+        """`--methods a,b` as jsonargparse takes a list of texts: `--methods=["a", "b"]`."""
+        lists = {flag for action in self._actions if _is_list(action) for flag in action.option_strings}
+        result: list[str] = []
+        for argument in arguments:
+            flag, equals, value = argument.partition("=")
+            if flag in lists and equals:
+                result.append(f"{flag}={_list(value)}")
+            elif result and result[-1] in lists:
+                result[-1] += f"={_list(argument)}"
+            else:
+                result.append(argument)
+        return result
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line."""
@@ -70,6 +85,16 @@ class Parser(jsonargparse.ArgumentParser):
         return f"{hint}{nearest(value, choices)}"
 
 
+def _is_list(action: Any) -> bool:
+    """Whether a flag takes any number of texts."""
+    kind = getattr(action, "_typehint", None)
+    return typing.get_origin(kind) is tuple and typing.get_args(kind)[-1] is ... and float not in typing.get_args(kind)
+
+
+def _list(value: str) -> str:
+    return value if value.startswith("[") else json.dumps([word for word in value.split(",") if word])
+
+
 def _choices(kind: Any) -> list[Any]:
     """All values that the literals in a type name."""
     if typing.get_origin(kind) is typing.Literal:
@@ -85,6 +110,8 @@ def _in_words(kind: Any) -> str:
     parts = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
+    if typing.get_origin(kind) is tuple and str in map(type, _choices(kind)):
+        return f"any of {', '.join(_choices(kind))}, with commas between them"
     if typing.get_origin(kind) is tuple:
         return "numbers such as [0.5, 0.9]"
     return " or ".join(_in_words(part) for part in parts) if parts else "another value"

@@ -1,4 +1,4 @@
-"""Images to look at and to measure on: no random crops, the central part instead."""
+"""Images to look at and to measure on: the central part of each, or a fixed number of random crops."""
 
 import itertools
 from collections import Counter
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceptual_mae.augment.crops import center_crop_resize
+from perceptual_mae.augment.crops import CropConfig, center_crop_resize, crop_box, crop_resize, draw_crops
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.stream import BatchStream
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
 from perceptual_mae.errors import PmaeError
-from perceptual_mae.seeds import Stream, permutation
+from perceptual_mae.seeds import Stream, generator, permutation
 
 CANDIDATES = 32
 """Images looked through, for each one wanted, to find different classes."""
+PROBE_CROPS = CropConfig(scale=(0.08, 1.0))
+"""What linear probes of the literature train on (He et al., arXiv 2111.06377)."""
 
 
 def first_readable(source: Source, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -56,9 +58,62 @@ def eval_batches(
     """
     chosen = range(len(source)) if indices is None else indices
     chosen = chosen.tolist() if isinstance(chosen, Tensor) else chosen
-    maker = ViewBatches(source, chosen, image_size, channels, batch_size, max_pixels)
-    requests = range(-(-len(chosen) // batch_size))
+    maker = ViewBatches(source, image_size, channels, max_pixels)
+    requests = cut(chosen, batch_size)
     return EvalStream(maker, requests, workers=workers, pin_memory=pin_memory, name=source.name)
+
+
+def cut(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Indices in pieces of `size`, the last one perhaps smaller."""
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
+
+
+@dataclass(frozen=True)
+class RandomViews:
+    """Random resized crops of every image: what a probe trains on in place of one central crop.
+
+    They are drawn from (seed, index of the image) alone.
+
+    Attributes:
+        count: crops of an image.
+        seed: of the draws.
+        crop: how they are drawn.
+    """
+
+    count: int
+    seed: int = 0
+    crop: CropConfig = PROBE_CROPS
+
+    def of(self, image: Tensor, index: int, size: tuple[int, int]) -> list[Tensor]:
+        """The crops of `image: (C, H, W)` uint8, which is number `index` of its source: `count` times `(C, *size)`."""
+        draws = draw_crops(self.count, generator(self.seed, Stream.VIEWS, index), self.crop, size)
+        numbers = (draws.heights.tolist(), draws.widths.tolist(), draws.positions.tolist(), draws.flips.tolist())
+        views = []
+        for heights, widths, position, flip in zip(*numbers, strict=True):
+            box = crop_box((image.shape[1], image.shape[2]), heights, widths, position, draws.ratio)
+            view = crop_resize(image, box, size)
+            views.append(view.flip(-1) if flip else view)
+        return views
+
+
+def view_batches(
+    source: Source,
+    requests: Sequence[Sequence[int]],
+    *,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    views: RandomViews | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> BatchStream:
+    """A batch for each of `requests`, the indices of its images: in central crops, or each in several random ones.
+
+    Unlike `eval_batches` it gives the batches that come out empty, too, and does not mind if nothing can be read: for
+    those who count what they have seen. The views of an image follow each other, each with its label and name.
+    """
+    maker = ViewBatches(source, image_size, channels, max_pixels, views)
+    return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
 
 
 @dataclass(frozen=True)
@@ -96,30 +151,30 @@ class EvalStream(BatchStream):
 
 @dataclass(frozen=True)
 class ViewBatches:
-    """Makes the batches of `eval_batches`; runs in the workers."""
+    """Makes the batches of `eval_batches` and `view_batches`; runs in the workers."""
 
     source: Source
-    indices: Sequence[int]
     size: tuple[int, int]
     channels: int
-    batch_size: int
     max_pixels: int
+    views: RandomViews | None = None
 
-    def __getitem__(self, request: int) -> Batch:
+    def __getitem__(self, request: Sequence[int]) -> Batch:
         images: list[Tensor] = []
         labels: list[int] = []
         names: list[str] = []
         skipped: list[Skip] = []
-        for index in self.indices[request * self.batch_size : (request + 1) * self.batch_size]:
+        for index in request:
             item = self.source[int(index)]
             try:
                 image = decode(item.data, self.channels, self.max_pixels)
             except BrokenImage as broken:
                 skipped.append(Skip(item.name, str(broken)))
                 continue
-            images.append(center_crop_resize(image, self.size))
-            labels.append(item.label)
-            names.append(item.name)
+            seen = self.views.of(image, int(index), self.size) if self.views else [center_crop_resize(image, self.size)]
+            images += seen
+            labels += [item.label] * len(seen)
+            names += [item.name] * len(seen)
         empty = torch.empty(0, self.channels, *self.size, dtype=torch.uint8)
         return Batch(torch.stack(images) if images else empty, torch.tensor(labels, dtype=torch.int64), names, skipped)
 

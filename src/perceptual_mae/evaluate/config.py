@@ -1,13 +1,14 @@
 """Every setting of an evaluation: the command line and the Python API are made from this class. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from perceptual_mae.errors import UsageError
 
 PARTS = ("reconstruction", "knn", "linear")
 """What can be measured, in the order in which it is."""
-POOLS = ("cls", "mean", "both")
+Pool = Literal["cls", "mean", "both"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
 """What stands for an image: the [CLS] token, the mean of the patch tokens, or both side by side."""
 
 
@@ -45,7 +46,7 @@ class EvaluateConfig:
     data: str | None = None
     out: str | None = None
     parts: tuple[str, ...] = PARTS
-    pools: tuple[str, ...] = ("cls", "mean")
+    pools: tuple[Pool, ...] = ("cls", "mean")
     protocol: Literal["cached", "mae"] = "cached"
     epochs: int | None = None
     views: int = 0
@@ -75,14 +76,14 @@ class EvaluateConfig:
             if not given:
                 raise UsageError(f"--{flag}: name at least one of {', '.join(known)}")
         rules = [
-            (self.mask_ratio is None or 0 <= self.mask_ratio < 1, "mask-ratio", "must lie between 0 and 1 (1 excluded)"),
+            (self.mask_ratio is None or 0 <= self.mask_ratio < 1, "mask-ratio", "must lie between 0 and 1 (not 1)"),
             (self.epochs is None or self.epochs >= 1, "epochs", "must be at least 1"),
             (self.views >= 0, "views", "must be 0 or more"),
             (self.batch_size >= 1, "batch-size", "must be at least 1"),
             (self.train_images is None or self.train_images >= 2, "train-images", "must be at least 2"),
             (self.test_images is None or self.test_images >= 1, "test-images", "must be at least 1"),
             (self.workers == "auto" or self.workers >= 0, "workers", "must be auto, 0 or more"),
-            (not (self.views and self.protocol == "mae"), "views", "the mae protocol draws its own crops; leave it out"),
+            (not (self.views and self.protocol == "mae"), "views", "the mae protocol draws its own; leave it out"),
         ]
         for fine, flag, complaint in rules:
             if not fine:

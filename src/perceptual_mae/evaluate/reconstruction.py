@@ -1,6 +1,6 @@
 """Reconstructions of whole images under fixed, seeded masks: to look at, and to measure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from perceptual_mae.data import Batch, to_float
 from perceptual_mae.losses.term import LossTerm
-from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.models import MaskedAutoencoder, Reconstruction
 from perceptual_mae.models.masking import draw_noise
 from perceptual_mae.models.patches import mask_to_pixels
 from perceptual_mae.seeds import Stream, generator
@@ -53,6 +53,25 @@ def look(model: MaskedAutoencoder, images: Tensor, mask_ratio: float, seed: int 
 
 
 @torch.inference_mode()
+def reconstructions(
+    model: MaskedAutoencoder, batches: Iterable[Batch], mask_ratio: float, seed: int = 0
+) -> Iterator[tuple[Tensor, Reconstruction]]:
+    """Mask and reconstruct images batch by batch, on the model's device.
+
+    The masks are drawn image after image: they depend on the seed and on the place of an image among the others, not on
+    how batches are cut and not on the model, as long as its grid of patches is the same.
+
+    Yields:
+        images `(B, C, H, W)` in [0, 1], and what the model makes of them. Empty batches are left out.
+    """
+    device, stream = model.mean.device, generator(seed, Stream.EVALUATION_MASKS)
+    for batch in batches:
+        if len(batch):
+            images = to_float(batch.images.to(device))
+            yield images, model(images, mask_ratio, draw_noise(len(images), model.num_patches, stream, device))
+
+
+@torch.inference_mode()
 def reconstruction_errors(
     model: MaskedAutoencoder, batches: Iterable[Batch], mask_ratio: float, seed: int = 0
 ) -> dict[str, float]:
@@ -62,14 +81,8 @@ def reconstruction_errors(
         `mse`: the loss of the `mse` row, over removed patches in the model's normalised space; `l1`: mean absolute
         error of the removed pixels in [0, 1]. Empty without images.
     """
-    device, seen = model.mean.device, 0
-    sums = {"mse": 0.0, "l1": 0.0}
-    stream = generator(seed, Stream.EVALUATION_MASKS)
-    for batch in batches:
-        images = to_float(batch.images.to(device))
-        if not len(images):
-            continue
-        result = model(images, mask_ratio, draw_noise(len(images), model.num_patches, stream, device))
+    sums, seen = {"mse": 0.0, "l1": 0.0}, 0
+    for images, result in reconstructions(model, batches, mask_ratio, seed):
         hidden = result.mask
         squares = (result.patches.float() - result.target).square().mean(dim=-1)
         share = hidden.float().mean(dim=1).clamp(min=1e-9)  # of removed patches; without any, the errors are 0

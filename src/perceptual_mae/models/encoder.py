@@ -1,10 +1,11 @@
 """A trained encoder as everything that measures or uses it sees it: images in [0, 1] to tokens."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models import VisionTransformer
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -22,7 +23,7 @@ class Encoder(nn.Module):
         embed_dim: width D of a token.
         patch_size: pixels of a side that a token stands for.
         grid: `(rows, columns)` of the patch tokens, N of them.
-        depth: transformer blocks; 0 for a network that has none.
+        depth: transformer blocks, all on the same tokens; 0 for a network that has none.
     """
 
     mean: Tensor
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Any,
         name: str,
         image_size: tuple[int, int],
         mean: Sequence[float],
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
         self.name, self.image_size, self.in_channels = name, image_size, len(mean)
         self.register_buffer("mean", torch.tensor(list(mean)).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).reshape(1, -1, 1, 1))
-        self.depth = len(self.network.blocks) if isinstance(network, VisionTransformer) else 0
+        self.depth = len(self.network.blocks) if _has_token_blocks(self.network) else 0
         self.eval()
         self.grid, self.embed_dim = self._shape()
         self.patch_size = image_size[0] // self.grid[0]
@@ -67,7 +68,9 @@ class Encoder(nn.Module):
         """
         expected = (self.in_channels, *self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"{self.name} takes images (B, {', '.join(map(str, expected))}), not {tuple(images.shape)}")
+            raise ValueError(
+                f"{self.name} takes images (B, {', '.join(map(str, expected))}), not {tuple(images.shape)}"
+            )
         pixels = (images - self.mean) / self.std
         if block is None:
             return self._with_cls(self._flat(self.network.forward_features(pixels)))
@@ -119,3 +122,31 @@ class Encoder(nn.Module):
         tokens = features.shape[1] - getattr(self.network, "num_prefix_tokens", 0)
         rows = grid[0] if grid is not None and grid[0] * grid[1] == tokens else max(1, round(tokens**0.5))
         return (int(rows), int(tokens // rows)), int(features.shape[2])
+
+
+def _has_token_blocks(network: Any) -> bool:
+    """Whether timm can give the tokens after any block of a network, those before the patches too."""
+    intermediates = getattr(network, "forward_intermediates", None)
+    if intermediates is None or not hasattr(network, "blocks"):
+        return False
+    return "return_prefix_tokens" in inspect.signature(intermediates).parameters
+
+
+class RawPixels(nn.Module):
+    """No network at all: the image, made smaller, is its own feature. What any training should beat.
+
+    Args:
+        side: of the image that is left, in pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """`(B, C, H, W)` to one token `(B, 1, C * side * side)`, each number the mean of an area of the image."""
+        return F.adaptive_avg_pool2d(pixels, self.side).flatten(1)[:, None]
+
+    def extra_repr(self) -> str:
+        """Part of what tells two of them apart."""
+        return f"side={self.side}"

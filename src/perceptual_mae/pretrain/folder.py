@@ -46,7 +46,10 @@ class RunFolder:
             raise UsageError(f"{path}/config.yaml cannot be read: {str(error).splitlines()[0]}") from None
         if not isinstance(settings, dict):
             raise UsageError(f"{path}/config.yaml holds no settings")
-        return cls(path, from_dict(settings))
+        try:
+            return cls(path, from_dict(settings))
+        except UsageError as error:
+            raise UsageError(f"{path}/config.yaml: {error}") from None
 
     @classmethod
     def claim(cls, config: PretrainConfig, write: bool = True) -> "RunFolder":

@@ -1,19 +1,14 @@
 """Opening the fixed loss network that `--loss-network` names."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from perceptual_mae import dvae_file
+from perceptual_mae import dvae_file, weight_files
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.models.timm_features import ImageSizeError, TimmFeatures
+from perceptual_mae.models.weights import unwrap
 
 _FORMS = {
     "dvae": f"dvae:FILE: the encoder is published as {dvae_file.PUBLISHED_AT}; `pmae convert-dvae encoder.pkl "
@@ -82,7 +77,9 @@ def _open_timm(rest: str, flag: str, channels: int, size: tuple[int, int]) -> Fi
     if file:
         path = _file(file, flag)
         try:
-            network.load(_read_weights(path))
+            network.load(unwrap(weight_files.read(path).state).tensors)
+        except OSError as error:
+            raise PmaeError(f"{flag}: {error.strerror or error}") from error
         except ValueError as error:
             raise PmaeError(f"{flag}: {error}") from error
         return FixedNetwork(network, size)
@@ -112,26 +109,3 @@ def _file(name: str, flag: str) -> Path:
     if not path.is_file():
         raise UsageError(f"{flag}: there is no file {path}")
     return path
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a state dict that `torch.save` wrote; nothing in it is executed.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"damaged, or no safetensors file ({str(error).splitlines()[0]})") from error
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what the bytes of a damaged pickle raise is anybody's guess
-        raise ValueError(f"no file of weights that can be read safely ({type(error).__name__})") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping):
-        raise ValueError("it holds no weights by name")
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}

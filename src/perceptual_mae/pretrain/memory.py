@@ -1,6 +1,9 @@
-"""Memory that a training process keeps for its next step."""
+"""Memory of a training process: what it keeps for its next step, and how much it took."""
 
 import ctypes
+from pathlib import Path
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """glibc's `M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` (mallopt(3))."""
@@ -18,3 +21,18 @@ def keep_freed_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, _GIB)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """GiB that this process has held at most: on a GPU what PyTorch has allocated there, else in main memory.
+
+    None where the system does not tell: only Linux does.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        # Not `getrusage`, whose peak a process inherits from the one that started it.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM")), None)

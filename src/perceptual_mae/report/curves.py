@@ -20,6 +20,7 @@ from perceptual_mae.report.words import number, scientific
 
 # Okabe and Ito's colours: told apart with any colour vision. A page puts its own `--line-i` in place of the i-th.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#5b5b5b")
+INK = "#1c2026"
 WORDS = "#6b7079"
 RULES = "#e3e3df"
 SIZE = (5.6, 2.7)
@@ -44,7 +45,7 @@ def draw(panel: Panel, *, bare: bool = False) -> Figure:
     figure.subplots_adjust(left=0.112, right=0.98, bottom=0.12, top=0.965 if bare else 0.80)
     axes = figure.add_subplot()
     _style(axes, panel)
-    handles = [_curve(axes, line, LINES[i % len(LINES)]) for i, line in enumerate(panel.lines)]
+    handles = [_curve(axes, line, i if line.colour is None else line.colour) for i, line in enumerate(panel.lines)]
     _limits(axes, panel)
     if panel.expected is not None and math.isfinite(panel.expected):
         axes.axhline(panel.expected, color=WORDS, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1.5)
@@ -69,17 +70,20 @@ def draw(panel: Panel, *, bare: bool = False) -> Figure:
 
 
 def svg(panel: Panel, ident: str) -> str:
-    """The bare panel as an `<svg>` for a page.
+    """The bare panel as an `<svg>` for a page, see `inline`."""
+    return inline(draw(panel, bare=True), ident)
 
-    Colours become the page's variables (`--line-0`, `--words`, `--rules`) and letters take its font, so that a dark
-    page has a dark figure. `ident` makes the few ids inside unique on the page.
+
+def inline(figure: Figure, ident: str) -> str:
+    """A figure as an `<svg>` for a page.
+
+    Colours become the page's variables (`--line-0`, `--ink`, `--words`, `--rules`) and letters take its font, so that a
+    dark page has a dark figure. `ident` makes the few ids inside unique on the page.
     """
     file = io.StringIO()
     # Text stays text: smaller, sharper, searchable. The setting is only read while the file is written.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": ident}):
-        draw(panel, bare=True).savefig(
-            file, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"])
-        )
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
@@ -88,13 +92,20 @@ def svg(panel: Panel, ident: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{ident}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(url\(#|href="#)', rf"\1{ident}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", re.sub(r"font-family: [^;\"]*;? ?", "", text))
+    text = re.sub(
+        r"font: (\d+ |bold )?([\d.]+px) [^;\"]*", _size_and_weight, re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    )
     for index, colour in enumerate(LINES):
         text = text.replace(colour, f"var(--line-{index})")
-    text = text.replace(WORDS, "var(--words)").replace(RULES, "var(--rules)")
+    for colour, name in ((INK, "ink"), (WORDS, "words"), (RULES, "rules")):
+        text = text.replace(colour, f"var(--{name})")
     # A hundredth of a point is finer than any screen; the matches are attributes, never the labels.
     text = re.sub(r'(?<==")[^"]*', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), text)
     return re.sub(r"\s+", " ", re.sub(r">\s+<", "><", text)).strip()
+
+
+def _size_and_weight(font: re.Match[str]) -> str:
+    return f"font-size: {font[2]}" + (f"; font-weight: {font[1].strip()}" if font[1] else "")
 
 
 def plot_area(panel: Panel) -> tuple[float, float, float, float]:
@@ -148,8 +159,10 @@ def sampled(line: Line, points: int) -> Line:
     return Line(line.name, line.steps[order], line.values[order])
 
 
-def _curve(axes: Axes, line: Line, colour: str) -> Any:
-    style: dict[str, Any] = {"color": colour, "solid_joinstyle": "round", "solid_capstyle": "round"}
+def _curve(axes: Axes, line: Line, colour: int) -> Any:
+    style: dict[str, Any] = {"color": LINES[colour % len(LINES)], "solid_joinstyle": "round", "solid_capstyle": "round"}
+    if colour >= len(LINES):
+        style["linestyle"] = (0, (3, 1.5))
     if is_noisy(line.values):
         raw = thinned(line)
         axes.plot(raw.steps, raw.values, linewidth=0.7, alpha=0.3, **style)
@@ -189,10 +202,10 @@ def _limits(axes: Axes, panel: Panel) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
         return
-    if 0 <= low < 0.6 * high or panel.from_zero:
+    if not panel.close and (0 <= low < 0.6 * high or panel.from_zero):
         low = 0.0  # a curve that reaches down half-way is read against zero
     room = (high - low) or abs(high) or 1.0
-    axes.set_ylim(low - 0.04 * room if low else 0.0, high + 0.1 * room)
+    axes.set_ylim(low - (0.1 if panel.close else 0.04) * room if low else 0.0, high + 0.1 * room)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 

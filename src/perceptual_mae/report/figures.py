@@ -74,10 +74,11 @@ def _grid(columns: Sequence[Images], titles: Sequence[str], captions: Sequence[s
                          + ", ".join(str(to_array(column).shape) for column in columns))  # fmt: skip
     if len(titles) != len(pictures) or (captions is not None and len(captions) != len(pictures[0])):
         raise ValueError("expected one title a column and one caption an image")
-    return _draw(mosaic(pictures, header=40, caption=0 if captions is None else 26), titles, captions or ())
+    return draw(mosaic(pictures, header=40, caption=0 if captions is None else 26), titles, captions or ())
 
 
-def _draw(layout: Mosaic, titles: Sequence[str], captions: Sequence[str]) -> Figure:
+def draw(layout: Mosaic, titles: Sequence[str], captions: Sequence[str]) -> Figure:
+    """A layout with its words: one title a column, and one caption an image or none. What is too long is shortened."""
     height, width = layout.canvas.shape[:2]
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -90,9 +91,10 @@ def _draw(layout: Mosaic, titles: Sequence[str], captions: Sequence[str]) -> Fig
         axes.text(x, y, text, ha="center", va="baseline", color=WORDS, fontsize=size * 72 / DPI, parse_math=False)
 
     for headers in layout.headers:
+        shown = [shortened(title, int(box.width / (0.6 * 12))) for box, title in zip(headers, titles, strict=True)]
         # All titles of a figure have one size: the largest with which the longest fits.
-        size = min(20.0, headers[0].width / (0.6 * max(len(title) for title in titles)))
-        for box, title in zip(headers, titles, strict=True):
+        size = min(20.0, *(box.width / (0.6 * max(len(title), 1)) for box, title in zip(headers, shown, strict=True)))
+        for box, title in zip(headers, shown, strict=True):
             write(title, box, size, lift=11)
     for box, caption in zip(layout.captions, captions, strict=bool(captions)):
         write(shortened(caption, int(box.width / (0.6 * 14))), box, 14, lift=8)

@@ -22,7 +22,7 @@ TITLES = {
     "ada_p": "Augmentation probability p (ADA)",
     "ada_r": "Sign statistic r of real images (ADA)",
     "pull": "Gradient on the reconstruction, before it is balanced",
-    "pull_share": "Share of the network's gradient that counts",
+    "pull_share": "Share of the gradient through the network that counts",
     "path_length": "Perceptual path length, running mean",
 }
 NAMES = {
@@ -48,11 +48,15 @@ PANELS = 40
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: `steps` and `values (n,)`, NaN where a value was not finite."""
+    """One curve: `steps` and `values (n,)`, NaN where a value was not finite.
+
+    `colour` is the number of its colour; None: its place in the panel. Beyond the last colour they begin anew, dashed.
+    """
 
     name: str
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
+    colour: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Panel:
         unit: what follows a value: " %" or nothing.
         expected: value of the dotted line, what a model reaches that has learnt nothing but the mean colour.
         last: the last step of the run; every panel spans all of it, so that they can be read side by side.
+        close: the vertical axis holds the curves and no more: what counts is the difference between them.
     """
 
     key: str
@@ -72,6 +77,7 @@ class Panel:
     expected: float | None = None
     unit: str = ""
     last: float = 1.0
+    close: bool = False
 
     @property
     def from_zero(self) -> bool:

@@ -84,11 +84,13 @@ class Mosaic:
         canvas: `(height, width, 4)` uint8; transparent where there is no picture, to suit a page of any colour.
         headers: for each group of columns, one box a column, above the first row.
         captions: for each image, the box under its row.
+        pictures: for each image, one box a column: where its picture is.
     """
 
     canvas: Pictures
     headers: list[list[Box]]
     captions: list[Box]
+    pictures: list[list[Box]]
 
 
 def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
@@ -98,14 +100,24 @@ def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
     `header` and `caption` are the heights left for words, in pixels.
     """
     columns = [_resized(column, target=224 if len(column) < 5 else 192) for column in columns]
-    n, high, wide = columns[0].shape[:3]
+    return lay_out(columns, header=header, caption=caption)
+
+
+def lay_out(columns: Sequence[Pictures], *, header: int, caption: int, least_gap: int = 4) -> Mosaic:
+    """The same for `columns` of the size that they are to have: of one height, each of any width.
+
+    Each is `(n, h, w, 3)`, or `(n, h, w, 4)` with transparency; at least `least_gap` pixels lie between them.
+    """
+    n, high = columns[0].shape[:2]
+    wides = [column.shape[2] for column in columns]
     # A sliver of an image still needs a column wide enough for its title.
-    cell, gap = max(wide, 112), max(4, round(min(high, wide) * 0.03))
+    cells = [max(wide, 112) for wide in wides]
+    gap = max(least_gap, round(min(high, *wides) * 0.03))
     between, row = gap * 5, high + caption + gap
+    group_width = sum(cells) + gap * (len(cells) - 1)
 
     def extent(groups: int) -> tuple[int, int]:
-        group = len(columns) * (cell + gap) - gap
-        return groups * (group + between) - between, header + math.ceil(n / groups) * row - gap
+        return groups * (group_width + between) - between, header + math.ceil(n / groups) * row - gap
 
     def awkwardness(groups: int) -> float:
         # A page is somewhat wider than high; beyond 1,700 pixels pictures get small on any screen; gaps look lost.
@@ -120,20 +132,23 @@ def mosaic(columns: Sequence[Pictures], *, header: int, caption: int) -> Mosaic:
     canvas = np.zeros((height, width, 4), np.uint8)
 
     def left(group: int, column: int) -> int:
-        return group * (len(columns) * (cell + gap) - gap + between) + column * (cell + gap)
+        return group * (group_width + between) + sum(cells[:column]) + column * gap
 
-    group_width = left(0, len(columns) - 1) + cell
-    captions = []
+    captions, places = [], []
     for index in range(n):
         group, line = divmod(index, rows)
         top = header + line * row
+        boxes = []
         for column, pictures in enumerate(columns):
-            x = left(group, column) + (cell - wide) // 2
-            canvas[top : top + high, x : x + wide, :3] = pictures[index]
-            canvas[top : top + high, x : x + wide, 3] = 255
+            box = Box(left(group, column) + (cells[column] - wides[column]) // 2, top, wides[column], high)
+            part = canvas[top : top + high, box.left : box.left + box.width]
+            part[..., 3] = 255
+            part[..., : pictures.shape[3]] = pictures[index]
+            boxes.append(box)
         captions.append(Box(left(group, 0), top + high, group_width, caption))
-    headers = [[Box(left(group, c), 0, cell, header) for c in range(len(columns))] for group in range(groups)]
-    return Mosaic(canvas, headers, captions)
+        places.append(boxes)
+    headers = [[Box(left(group, c), 0, cells[c], header) for c in range(len(columns))] for group in range(groups)]
+    return Mosaic(canvas, headers, captions, places)
 
 
 def _resized(pictures: Pictures, target: int) -> Pictures:

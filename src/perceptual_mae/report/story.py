@@ -240,13 +240,18 @@ def machine_rows(run: RunRecord) -> list[tuple[str, str]]:
         ("Device", plain(info.get("device"))),
         ("Processes", count(info.get("processes"))),
         ("Precision", plain(config.get("precision"))),
+        ("Peak memory", _gib(info.get("peak_memory_gib"))),
         ("perceptual-mae", plain(info.get("version"))),
         ("PyTorch", plain(info.get("torch"))),
         ("Python", plain(info.get("python"))),
     ]
-    told = {"device", "processes", "version", "torch", "python", "steps", "state", "message"}
+    told = {"device", "processes", "version", "torch", "python", "steps", "state", "message", "peak_memory_gib"}
     rows += [(pretty(str(k)), plain(v)) for k, v in info.items() if k not in told and not isinstance(v, dict | list)]
     return [(name, value) for name, value in rows if value != UNKNOWN]
+
+
+def _gib(value: Any) -> str:
+    return f"{value:.2f} GiB" if is_number(value) else UNKNOWN
 
 
 def settings(config: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> list[tuple[str, list[Setting]]]:

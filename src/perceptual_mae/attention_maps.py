@@ -1,0 +1,201 @@
+"""`pmae attention`: encoders and photographs to figure 3 of the paper."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from perceptual_mae.data import MAX_PIXELS, first_readable, fixed_images, open_source, to_float
+from perceptual_mae.encoders import open_encoder
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.evaluate.attention import Heads, attention_layer, cls_attention, has_cls, mass_threshold, pick_heads
+from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.pretrain.device import choose_device
+from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.report.attention_grid import ModelMaps, attention_grid
+from perceptual_mae.report.figures import save
+
+
+def attention(
+    encoders: Sequence[str],
+    data: str | None = None,
+    block: int = -1,
+    heads: str = "mean",
+    mass: float | None = None,
+    image_size: int | str | None = None,
+    count: int = 6,
+    seed: int = 0,
+    out: Path | str | None = None,
+    device: str = "auto",
+) -> Path:
+    """Draw where encoders look in some images (figure 3 of the paper).
+
+    Args:
+        encoders: run folders, weights files, `timm:NAME`, `timm:NAME:FILE` or `hub:USER/NAME`.
+        data: a data argument; default: the validation images of the first run among the encoders.
+        block: counted from 0 or, negative, from the end.
+        heads: `mean`, `all`, or numbers such as `0,3,5`.
+        mass: draw the fewest patches that hold this share of the attention, in place of a map of it.
+        image_size: pixels of a side, or HEIGHTxWIDTH; default: what each encoder was trained with.
+        count: images.
+        seed: of the choice of images.
+        out: PNG to write; default: `figures/attention.png` in the first run folder, or `attention.png`.
+        device: auto, cpu or cuda.
+
+    Returns:
+        the picture's path.
+
+    Raises:
+        UsageError, PmaeError: no such encoder, block, head or data; an encoder without attention; no readable image.
+    """
+    run = next((RunFolder.read(spec) for spec in encoders if (Path(spec) / "config.yaml").is_file()), None)
+    target = Path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
+    wanted = _heads(heads)
+    if not encoders:
+        raise UsageError("ENCODERS is missing: name one or more")
+    if count < 1:
+        raise UsageError(f"--count {count}: must be at least 1")
+    if mass is not None and not 0 < mass < 1:
+        raise UsageError(f"--mass {mass}: must lie between 0 and 1 (both excluded)")
+    if target.is_dir():
+        raise UsageError(f"--out {target}: is a folder; give a PNG file to write")
+    if data is None and run is None:
+        raise UsageError(f"--data is missing: {encoders[0]} is no run folder, which knows its images")
+    spec = data or (run.config.val_data or run.config.data if run else "")
+    limit = run.config.loader.max_pixels if run else MAX_PIXELS
+
+    opened = [open_encoder(each, image_size, choose_device(device))[0] for each in encoders]
+    for encoder in opened:
+        _check(encoder, block, wanted, heads)
+    pictures, names = same_images(opened, spec, count, seed, limit)
+    figure = attention_figure(
+        opened, pictures, names, block=block, heads=wanted, mass=mass, titles=_titles(opened, encoders)
+    )
+    try:
+        return save(figure, target)
+    except OSError as error:
+        raise PmaeError(f"--out {target}: {error.strerror or error}") from error
+
+
+def same_images(
+    encoders: Sequence[Encoder], data: str, count: int, seed: int = 0, max_pixels: int = MAX_PIXELS
+) -> tuple[list[Tensor], list[str]]:
+    """The same photographs for each encoder in the size that it takes.
+
+    They come from the validation images, or from all where the data is not split.
+
+    Returns:
+        for each encoder `(n, C, H, W)` uint8, and the n names.
+
+    Raises:
+        UsageError: there are no images, or the encoders cannot read the same ones.
+        PmaeError: none can be read.
+    """
+    pictures: list[Tensor] = []
+    names: list[str] | None = None
+    for encoder in encoders:
+        channels = encoder.in_channels
+        source = open_source(data, "validation", channels=channels) or open_source(data, "train", channels=channels)
+        if source is None:
+            raise UsageError(f"--data {data}: there are no images")
+        first_readable(source, channels, max_pixels)
+        images, found = fixed_images(
+            source, count, image_size=encoder.image_size, channels=channels, seed=seed, max_pixels=max_pixels
+        )
+        if names not in (None, found):
+            raise UsageError(
+                f"--data {data}: {encoders[0].name} and {encoder.name} cannot read the same of these images; "
+                "draw them by themselves"
+            )
+        pictures.append(images)
+        names = found
+    return pictures, names or []
+
+
+def attention_figure(
+    encoders: Sequence[Encoder],
+    pictures: Sequence[Tensor],
+    names: Sequence[str],
+    *,
+    block: int = -1,
+    heads: Heads = "mean",
+    mass: float | None = None,
+    titles: Sequence[str] | None = None,
+) -> Figure:
+    """Figure 3 of the paper for some encoders.
+
+    Args:
+        encoders: Vision Transformers, one or more.
+        pictures: what each is shown, see `same_images`.
+        names: of the images.
+        block, heads, mass: see `attention`.
+        titles: of the encoders, in place of their names.
+
+    Raises:
+        ValueError: no such block or head, or a network without attention.
+    """
+    models = []
+    for encoder, images, title in zip(encoders, pictures, titles or [e.name for e in encoders], strict=True):
+        maps = pick_heads(_maps(encoder, images, block), heads)
+        kept = None if mass is None else mass_threshold(maps, mass)
+        labels = [] if heads == "mean" else list(map(str, range(maps.shape[1]) if heads == "all" else heads))
+        models.append(ModelMaps(title, to_float(images), maps, kept, labels))
+    largest = max(pictures, key=lambda images: images.shape[-2] * images.shape[-1])
+    footer = _footer(encoders, block, heads, mass)
+    return attention_grid(to_float(largest), models, captions=names, footer=footer)
+
+
+def _maps(encoder: Encoder, images: Tensor, block: int) -> Tensor:
+    """Attention `(n, heads, rows, columns)`, image by image: a whole matrix of a large one fills memory by itself."""
+    device = encoder.mean.device
+    return torch.cat([cls_attention(encoder, to_float(image[None].to(device)), block).cpu() for image in images])
+
+
+def _heads(text: str) -> Heads:
+    if text == "mean":
+        return "mean"
+    if text == "all":
+        return "all"
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--heads {text}: give mean, all, or numbers such as 0,3,5") from None
+
+
+def _check(encoder: Encoder, block: int, heads: Heads, typed: str) -> None:
+    """Say what cannot be drawn before anything is read."""
+    try:
+        attention_layer(encoder, 0)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    try:
+        layer = attention_layer(encoder, block)
+    except ValueError as error:
+        raise UsageError(f"--block {block}: {error}") from None
+    try:
+        pick_heads(torch.empty(1, layer.num_heads, 1, 1), heads)
+    except ValueError as error:
+        raise UsageError(f"--heads {typed}: {encoder.name}: {error}") from None
+
+
+def _titles(encoders: Sequence[Encoder], specs: Sequence[str]) -> list[str]:
+    """Their names; what the user typed where two have the same."""
+    times = Counter(encoder.name for encoder in encoders)
+    return [encoder.name if times[encoder.name] == 1 else spec for encoder, spec in zip(encoders, specs, strict=True)]
+
+
+def _footer(encoders: Sequence[Encoder], block: int, heads: Heads, mass: float | None) -> str:
+    where = "the last block" if block == -1 else f"block {block}, counted from {'the end' if block < 0 else '0'}"
+    single = heads not in ("mean", "all") and len(heads) == 1
+    which = "mean over the heads" if heads == "mean" else f"head {heads[0]}" if single else "each head by itself"
+    how = (
+        "each map is scaled to its own maximum"
+        if mass is None
+        else f"in colour, the fewest patches that hold {mass:.0%} of the attention on all patches"
+    )
+    without = ", ".join(encoder.name for encoder in encoders if not has_cls(encoder))
+    note = f" (of all patches on average in {without}: no [CLS] there)" if without else ""
+    return f"Attention of [CLS]{note} to the patches in {where}, {which}; {how}"

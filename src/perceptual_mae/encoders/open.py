@@ -1,0 +1,204 @@
+"""From what a user calls an encoder to one: the ENCODER argument of every command."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import timm
+import torch
+
+from perceptual_mae import weight_files
+from perceptual_mae.encoders import timm_model
+from perceptual_mae.encoders.fit import Side, SizeError, check_multiple, no_random_numbers, pair
+from perceptual_mae.encoders.vit import NoVitError, describe, vit
+from perceptual_mae.errors import PmaeError, UsageError, nearest
+from perceptual_mae.models import SIZES, MaskedAutoencoder
+from perceptual_mae.models.encoder import Encoder, RawPixels
+from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from perceptual_mae.models.weights import unwrap
+from perceptual_mae.pretrain.build import trained_model
+from perceptual_mae.pretrain.folder import RunFolder
+
+FORMS = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME, random:SIZE/PATCH or pixels:SIDE"
+_SEED = 0
+"""Of random weights: a floor that is the same for everybody."""
+_Opened = tuple[Encoder, str]
+_Size = tuple[int, int] | None
+
+
+def load_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> Encoder:
+    """A trained encoder: a module in eval mode, from images in [0, 1] to tokens.
+
+    `encoder(images)` takes `(B, C, H, W)` and gives `(B, 1 + N, D)`, `[CLS]` first; see `Encoder` for what it knows of
+    itself (`mean`, `std`, `embed_dim`, `patch_size`, `image_size`, `grid`, `depth`).
+
+    Args:
+        spec: a run folder (its newest checkpoint); a weights file (ours, public MAE, DINO, DINOv2, MoCo v3 or plain
+            timm, as safetensors or as `torch.save` writes them); `timm:NAME` with timm's weights from the hub;
+            `timm:NAME:FILE`; `hub:USER/NAME`, a timm model on the Hugging Face hub; or `random:SIZE`, also
+            `random:SIZE/PATCH`, one of our sizes with initial weights; or `pixels:SIDE`, no network but the image
+            itself, made smaller.
+        image_size: side of the images in pixels, or `(height, width)`; default: what the encoder was trained with.
+            Position embeddings of another grid are resampled.
+        device: where it computes.
+
+    Raises:
+        UsageError: no such encoder, or an image size that it does not take.
+        PmaeError: weights that cannot be read or had, or that do not all match.
+    """
+    return open_encoder(spec, image_size, device)[0]
+
+
+def open_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> _Opened:
+    """The same, and which of its weights matched, in words.
+
+    Raises:
+        UsageError, PmaeError: see `load_encoder`; one line, which names the encoder or the image size.
+    """
+    if not str(spec):
+        raise UsageError(f"ENCODER is missing; give {FORMS}")
+    kind, _, rest = str(spec).partition(":")
+    try:
+        size = None if image_size is None else pair(image_size)
+        opened = _KINDS[kind](rest, size) if kind in _KINDS and rest else _from_path(Path(spec).expanduser(), size)
+    except SizeError as error:
+        given = "--image-size" if image_size is None else f"--image-size {_typed(image_size)}"
+        raise UsageError(f"{given}: ENCODER {spec}: {error}") from error
+    except PmaeError as error:
+        raise type(error)(f"ENCODER {spec}: {str(error).removeprefix(f'{spec} ').removeprefix(f'{spec}/')}") from error
+    except ValueError as error:
+        raise PmaeError(f"ENCODER {spec}: {error}") from error
+    except OSError as error:
+        raise PmaeError(f"ENCODER {spec}: {error.strerror or error}") from error
+    encoder, matched = opened
+    return encoder.to(device), matched
+
+
+# -- the forms ---------------------------------------------------------------------------------------------------------
+
+
+def _from_path(path: Path, size: _Size) -> _Opened:
+    if (path / "config.yaml").is_file():
+        return _from_run(path, size)
+    if path.is_dir():
+        raise UsageError(f"this folder holds no run (there is no config.yaml in it); give {FORMS}")
+    if path.is_file():
+        return _from_file(path, size)
+    meant = f"; did you mean timm:{path}?" if timm.is_model(str(path)) else ""
+    if path.parent.is_dir() and not meant:
+        meant = nearest(path.name, (one.name for one in path.parent.iterdir()))
+    raise UsageError(f"there is no such file or folder{meant or '; give ' + FORMS}")
+
+
+def _from_run(path: Path, size: _Size) -> _Opened:
+    run = RunFolder.read(path)
+    try:
+        model, step = trained_model(run)
+    except RuntimeError as error:
+        raise PmaeError("its checkpoint is not of the model that its config.yaml describes") from error
+    heads = SIZES[run.config.model].num_heads
+    network, taken, found = vit(model.encoder_state_dict(), size, model.image_size, heads)
+    encoder = Encoder(network, path.resolve().name, taken, model.mean.flatten().tolist(), model.std.flatten().tolist())
+    return encoder, f"{describe(network, taken)}: step {step} of the run; {found}"
+
+
+def _from_file(path: Path, size: _Size) -> _Opened:
+    file = weight_files.read(path)
+    found = unwrap(file.state)
+    if not found.tensors:
+        raise PmaeError("it holds no weights by name")
+    tensors = dict(found.tensors)
+    given: dict[str, list[float]] = {
+        name: tensors.pop(name).flatten().tolist() for name in ("mean", "std") if name in tensors
+    }
+    given |= {name: values for name in ("mean", "std") if (values := _numbers(file.metadata.get(name)))}
+    trained = _numbers(file.metadata.get("image_size"))
+    try:
+        # MoCo v3 is the only one that is published with heads of another width: its small one has twice as many.
+        moco_small = "base_encoder." in found.prefix and tensors["patch_embed.proj.weight"].shape[0] == 384
+        network, taken, matched = vit(
+            tensors,
+            size,
+            (int(trained[0]), int(trained[1])) if len(trained) == 2 else None,
+            12 if moco_small else None,
+        )
+    except NoVitError as error:
+        raise PmaeError(f"{error}; if it is another model of timm's, give timm:NAME:{path}") from error
+    mean, std, whose = _pixels(given, network.patch_embed.proj.in_channels)
+    encoder = Encoder(network, "/".join(path.resolve().parts[-2:]), taken, mean, std)
+    place = f" (names under {found.prefix.removesuffix('.')})" if found.prefix else ""
+    beside = f"; {len(found.others)} of the file are beside it ({found.others[0]}, ...)" if found.others else ""
+    return encoder, f"{describe(network, taken)}: {matched}{place}{beside}{whose}"
+
+
+def _from_timm(rest: str, size: _Size) -> _Opened:
+    name, _, file = rest.partition(":")
+    if not file:
+        return timm_model.published(name, size)
+    path = Path(file).expanduser()
+    if not path.is_file():
+        near = nearest(path.name, (one.name for one in path.parent.iterdir())) if path.parent.is_dir() else ""
+        raise UsageError(f"there is no file {path}{near}")
+    return timm_model.from_tensors(name, unwrap(weight_files.read(path).state).tensors, size)
+
+
+def _from_random(rest: str, size: _Size) -> _Opened:
+    name, _, side = rest.partition("/")
+    if name not in SIZES:
+        raise UsageError(f"there is no such size; there are {', '.join(SIZES)}{nearest(name, SIZES)}")
+    if "/" in rest and not re.fullmatch(r"[1-9]\d*", side):
+        raise UsageError(f"the patch size is a number, such as random:{name}/8")
+    patch, size = int(side or 16), size or (224, 224)
+    check_multiple(size, (patch, patch))
+    with no_random_numbers():
+        torch.manual_seed(_SEED)
+        model = MaskedAutoencoder.from_size(name, image_size=size, patch_size=patch)
+    network, taken, _ = vit(model.encoder_state_dict(), size, size, SIZES[name].num_heads)
+    encoder = Encoder(network, f"random:{rest}", taken, IMAGENET_MEAN, IMAGENET_STD)
+    return encoder, f"{describe(network, taken)}: random weights (seed {_SEED})"
+
+
+def _from_pixels(rest: str, size: _Size) -> _Opened:
+    size = size or (224, 224)
+    if not re.fullmatch(r"[1-9]\d*", rest) or int(rest) > min(size):
+        raise UsageError(f"the side is a number of pixels up to {min(size)}, such as pixels:16")
+    encoder = Encoder(RawPixels(int(rest)), f"pixels:{rest}", size, IMAGENET_MEAN, IMAGENET_STD)
+    return encoder, f"the images themselves, {rest} x {rest} pixels of {size[0]} x {size[1]}"
+
+
+_KINDS = {"timm": _from_timm, "hub": timm_model.from_hub, "random": _from_random, "pixels": _from_pixels}
+
+
+# -- what is known of pixels -------------------------------------------------------------------------------------------
+
+
+def _pixels(given: Mapping[str, Sequence[float]], channels: int) -> tuple[list[float], list[float], str]:
+    """Mean and std per channel, and whose they are where the file does not say."""
+    mean, std = given.get("mean", []), given.get("std", [])
+    fits = all(len(values) in (1, channels) for values in (mean, std)) and all(value > 0 for value in std)
+    if fits:
+        return _spread(mean, channels), _spread(std, channels), ""
+    if channels == len(IMAGENET_MEAN):
+        return list(IMAGENET_MEAN), list(IMAGENET_STD), "; mean and std are ImageNet's: the file does not say"
+    return [0.5] * channels, [0.25] * channels, "; mean and std are 0.5 and 0.25: the file does not say"
+
+
+def _spread(values: Sequence[float], channels: int) -> list[float]:
+    return list(values) if len(values) == channels else [values[0]] * channels
+
+
+def _numbers(text: str | None) -> list[float]:
+    """Finite numbers in a text of a file's metadata; none where it holds something else."""
+    try:
+        values = json.loads(text or "")
+    except ValueError:
+        return []
+    fine = isinstance(values, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in values)
+    return [float(one) for one in values] if fine else []
+
+
+def _typed(size: Side) -> str:
+    """A size as the command line has it."""
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))

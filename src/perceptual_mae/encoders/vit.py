@@ -1,0 +1,172 @@
+"""Plain Vision Transformers out of a state dict: the architecture is read off the shapes."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import SwiGLUPacked, resample_abs_pos_embed
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, words
+from perceptual_mae.models.sizes import SIZES
+
+_HEADS = {size.embed_dim: size.num_heads for size in SIZES.values()} | {1152: 16, 1408: 16, 1664: 16}
+"""Heads of widths that are no multiple of 64 or have fewer: they cannot be seen in the weights. (The last three are
+published: SO-400M, giant and gigantic.)"""
+_NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+_OTHER_KINDS = ("norm_pre.", "dist_token", "rope", "rel_pos")
+"""What transformers have that compute something else between the same layers."""
+
+
+class NoVitError(ValueError):
+    """The weights are not those of a plain Vision Transformer under timm's names."""
+
+
+def vit(
+    tensors: Mapping[str, Tensor],
+    image_size: tuple[int, int] | None = None,
+    trained_size: tuple[int, int] | None = None,
+    heads: int | None = None,
+) -> tuple[VisionTransformer, tuple[int, int], Fit]:
+    """A Vision Transformer and its weights.
+
+    Args:
+        tensors: under timm's names, those of public MAE files, DINO and MoCo v3 (which are the same), of DINOv2 or
+            DeiT III; decoders and classifiers beside it are ignored.
+        image_size: `(height, width)` in pixels of the images that it is to take; default: as it was trained.
+        trained_size: that of the images that it was trained on; default: square.
+        heads: attention heads; default: what is usual for the width.
+
+    Returns:
+        the network in float32 without a classifier, the image size, and what matched.
+
+    Raises:
+        NoVitError: weights of something else, or of a transformer of another kind.
+        SizeError: an image size that does not fit its patches, or none where it was not trained on square images.
+        ValueError: a tensor is missing or of another shape than the others say.
+    """
+    tensors = _timm_names(tensors)
+    if missing := [name for name in _NEEDED if name not in tensors]:
+        few = ", ".join(list(tensors)[:2])
+        raise NoVitError(
+            f"no plain Vision Transformer: {missing[0]} is not among its {len(tensors)} tensors ({few}, ...)"
+        )
+    if others := [
+        name for name in tensors if name.startswith(_OTHER_KINDS) or name.endswith(".relative_position_index")
+    ]:
+        raise NoVitError(f"no plain Vision Transformer: it has {others[0]}")
+    settings = _settings(tensors, heads)
+    patch, prefix = settings["patch_size"], settings["class_token"] + settings["reg_tokens"]
+    positions = tensors["pos_embed"]
+    trained = None if trained_size is None else (trained_size[0] // patch, trained_size[1] // patch)
+    wanted = None if image_size is None else (image_size[0] // patch, image_size[1] // patch)
+    if image_size is not None:
+        check_multiple(image_size, (patch, patch))
+    # DeiT III and DINOv2 with registers give patches alone a position; without a class token there is nothing else.
+    alone = settings["init_values"] is not None or settings["reg_tokens"] > 0 or not settings["class_token"]
+    old, embedded = _grid(positions.shape[1], (prefix, 0) if alone else (prefix,), trained, wanted)
+    grid = wanted or old
+    size = (grid[0] * patch, grid[1] * patch)
+    tensors["pos_embed"] = resample_abs_pos_embed(
+        positions.float(), list(grid), old_size=list(old), num_prefix_tokens=embedded
+    )
+    with torch.device("meta"):  # no weights are drawn that are replaced at once
+        network = VisionTransformer(
+            **settings,
+            img_size=size,
+            no_embed_class=embedded == 0,
+            num_classes=0,
+            global_pool="",
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+    found = fit(network, tensors)
+    if old != grid:
+        found = replace(found, notes=(f"position embeddings resampled from {words(old)} patches to {words(grid)}",))
+    return network, size, found
+
+
+def describe(network: VisionTransformer, size: tuple[int, int]) -> str:
+    """`vit 192/12/3, patch 16, 224 x 224`: width, depth, heads."""
+    shape = f"{network.embed_dim}/{len(network.blocks)}/{network.blocks[0].attn.num_heads}"
+    return f"vit {shape}, patch {network.patch_embed.patch_size[0]}, {words(size)}"
+
+
+def _timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What DINOv2 and DeiT III call otherwise, and DINOv2's `[CLS]` position, which timm adds to the token."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        own = re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)
+        own = re.sub(r"^(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1.", own)
+        renamed[re.sub(r"^(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2.", own)] = tensor
+    if {"register_tokens", "cls_token", "pos_embed"} <= renamed.keys():
+        renamed["reg_token"] = renamed.pop("register_tokens")
+        renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
+        renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
+    return renamed
+
+
+def _settings(tensors: Mapping[str, Tensor], heads: int | None) -> dict[str, Any]:
+    """Arguments of timm's `VisionTransformer`, as the shapes say them."""
+    kernel, positions = tensors["patch_embed.proj.weight"], tensors["pos_embed"]
+    if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3]:
+        raise NoVitError(f"no plain Vision Transformer: its patches are {tuple(kernel.shape[2:])}")
+    width, channels, patch, _ = kernel.shape
+    if positions.ndim != 3 or positions.shape[2] != width:
+        raise NoVitError(f"no plain Vision Transformer: pos_embed is {tuple(positions.shape)} for a width of {width}")
+    heads = heads or _HEADS.get(width, width // 64)
+    if not heads or width % heads or (width not in _HEADS and width % 64):
+        raise NoVitError(f"how many heads a transformer of width {width} has cannot be seen in its weights")
+    hidden, gated = tensors["blocks.0.mlp.fc1.weight"].shape[0], False
+    if "blocks.0.mlp.fc2.weight" in tensors:
+        gated = hidden == 2 * tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    gate: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
+    return {
+        "embed_dim": width,
+        "in_chans": channels,
+        "patch_size": patch,
+        "depth": len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+        "num_heads": heads,
+        # timm rounds down what it multiplies: the half keeps it from the number below.
+        "mlp_ratio": (hidden + 0.5) / width,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
+        "init_values": 1.0 if "blocks.0.ls1.gamma" in tensors else None,
+        "class_token": "cls_token" in tensors,
+        "reg_tokens": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
+        "final_norm": "norm.weight" in tensors,
+        **gate,
+    }
+
+
+def _grid(
+    tokens: int, prefixes: Sequence[int], trained: tuple[int, int] | None, wanted: tuple[int, int] | None
+) -> tuple[tuple[int, int], int]:
+    """The grid of a position embedding of so many tokens, and how many of them stand before the patches.
+
+    It is the grid that was trained, where that is known and fits; a square; the one that is wanted; or one of the
+    latter's aspect.
+
+    Raises:
+        SizeError: it is none of them.
+    """
+
+    def square(patches: int) -> tuple[int, int]:
+        return math.isqrt(patches), math.isqrt(patches)
+
+    def same_aspect(patches: int) -> tuple[int, int] | None:
+        if wanted is None:
+            return None
+        rows = max(1, round(math.sqrt(patches * wanted[0] / wanted[1])))
+        return rows, patches // rows
+
+    for guess in (lambda _: trained, square, lambda _: wanted, same_aspect):
+        for prefix in dict.fromkeys(prefixes):
+            grid = guess(max(0, tokens - prefix))
+            if grid is not None and grid[0] * grid[1] == tokens - prefix > 0:
+                return grid, prefix
+    raise SizeError(f"its {tokens} position embeddings are no square of patches: say for which size it was trained")

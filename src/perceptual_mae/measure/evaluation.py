@@ -1,0 +1,206 @@
+"""An evaluation, part by part, in a folder.
+
+Each part is written to `results.json` as soon as it is measured, under a key of everything that it depends on: an
+evaluation that was interrupted goes on, and one that is repeated with another flag measures only what is new.
+"""
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from perceptual_mae import __version__
+from perceptual_mae.data import fixed_images
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluate.reconstruction import look
+from perceptual_mae.evaluate.scores import NothingToClassify
+from perceptual_mae.files import write_json, write_text
+from perceptual_mae.measure.parts import VERSION, Part, parts
+from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
+from perceptual_mae.measure.telling import telling
+from perceptual_mae.report.confusion import confusion_figure
+from perceptual_mae.report.evaluation import markdown, summary
+from perceptual_mae.report.figures import reconstruction_grid, save
+
+PICTURED = 8
+"""Images in the picture of reconstructions."""
+
+
+def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
+    """Measure an encoder on a person's images; what was measured before, the same way, is not measured again.
+
+    Args:
+        config: what to measure, and on what.
+        console: where it is shown how far it is; None: nowhere.
+
+    Returns:
+        the folder with `results.json`, `results.md` and pictures.
+
+    Raises:
+        UsageError: settings that cannot be right.
+        PmaeError: an encoder or images that cannot be had.
+    """
+    config.check()
+    subject = open_subject(config)
+    images = open_images(config, subject)
+    folder = results_folder(config)
+    results = _Results.open(folder)
+    results.begin(describe(config, subject, images), missing(config, subject, images))
+    with telling(console) as tell:
+        say = console.print if console is not None else _nothing
+        say(f"{subject.encoder.name}: {subject.matched}", highlight=False, markup=False)
+        for note in results.content["notes"]:
+            say(note, highlight=False, markup=False)
+        for part in parts(config, subject, images, folder, tell):
+            if results.has(part):
+                continue
+            started = time.monotonic()
+            tell(f"{part.name}: {images.spec}", 0, 0)
+            try:
+                results.add(part, part.measure(), time.monotonic() - started)
+            except NothingToClassify as reason:
+                results.leave_out(part, str(reason))
+    draw(results.content, subject, images, config, folder)
+    return folder
+
+
+def results_folder(config: EvaluateConfig) -> Path:
+    """Where an evaluation is written.
+
+    Raises:
+        UsageError: the name is taken by a file.
+    """
+    if config.out is not None:
+        folder = Path(config.out).expanduser()
+    elif (Path(config.encoder) / "config.yaml").is_file():
+        folder = Path(config.encoder) / "evaluation"
+    else:
+        folder = Path("evaluation") / re.sub(r"[^\w.-]+", "-", config.encoder).strip("-.")[-100:]
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: this is a file; name a folder")
+    return folder
+
+
+def table(folder: Path) -> Table:
+    """The short table of an evaluation, for a terminal."""
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    for name, value, of in summary(content):
+        shown.add_row(name, f"[bold]{value}[/]", f"[dim]{of}[/]")
+    return shown
+
+
+def describe(config: EvaluateConfig, subject: Subject, images: Images) -> dict[str, Any]:
+    """What was measured, for the reader of the numbers."""
+    encoder, run = subject.encoder, subject.run
+    return {
+        "version": __version__,
+        "encoder": {
+            "spec": config.encoder,
+            "name": encoder.name,
+            "method": run.config.method if run else None,
+            "matched": subject.matched,
+            "parameters": sum(p.numel() for p in encoder.parameters()),
+            "embed_dim": encoder.embed_dim,
+            "depth": encoder.depth,
+            "patch_size": encoder.patch_size,
+            "image_size": list(encoder.image_size),
+        },
+        "data": {
+            "spec": images.spec,
+            "train_images": len(images.train) if images.train is not None else 0,
+            "test_images": len(images.test),
+            "test": images.split,
+            "classes": list(images.train.classes) if images.train is not None else [],
+        },
+    }
+
+
+def missing(config: EvaluateConfig, subject: Subject, images: Images) -> list[str]:
+    """What is not measured although it was asked for, and why."""
+    notes = list(images.notes) if {"knn", "linear"} & set(config.parts) else []
+    if "reconstruction" in config.parts and subject.autoencoder is None:
+        notes.append("reconstruction is left out: it takes a decoder, which only a run folder has")
+    return notes
+
+
+def draw(content: dict[str, Any], subject: Subject, images: Images, config: EvaluateConfig, folder: Path) -> None:
+    """Pictures beside the numbers: what the model makes of masked images, and who is taken for whom."""
+    model, run = subject.autoencoder, subject.run
+    if model is not None and run is not None and "reconstruction" in config.parts:
+        ratio = run.config.mask_ratio if config.mask_ratio is None else config.mask_ratio
+        some, names = fixed_images(
+            images.test, PICTURED, image_size=model.image_size, channels=model.in_channels, seed=config.seed
+        )
+        seen = look(model, some, ratio, config.seed)
+        figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
+        save(figure, folder / "reconstructions.png")
+    for name, part in content["parts"].items():
+        if name.startswith("linear/") and images.train is not None:
+            figure = confusion_figure(torch.tensor(part["result"]["confusion"]), images.train.classes)
+            save(figure, folder / f"confusion-{name.replace('/', '-')}.png")
+
+
+@dataclass
+class _Results:
+    """`results.json` as it grows."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "_Results":
+        """Read what an earlier evaluation has left.
+
+        Raises:
+            PmaeError: the file is none of ours.
+        """
+        try:
+            content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            content = {}
+        except (OSError, ValueError) as error:
+            raise PmaeError(f"{folder}/results.json cannot be read ({error}): name another --out") from error
+        return cls(folder, content if isinstance(content, dict) else {})
+
+    def begin(self, described: dict[str, Any], notes: list[str]) -> None:
+        """What this evaluation is of; parts that were measured before stay."""
+        self.content = described | {"notes": notes, "parts": self.content.get("parts", {})}
+        self._write()
+
+    def has(self, part: Part) -> bool:
+        """Whether a part has been measured, and nothing that it depends on has changed."""
+        return self.content["parts"].get(part.name, {}).get("key") == _key(part)
+
+    def add(self, part: Part, result: dict[str, Any], seconds: float) -> None:
+        """Keep what was measured."""
+        entry = {"key": _key(part), "protocol": part.protocol, "seconds": round(seconds, 2), "result": result}
+        self.content["parts"][part.name] = entry
+        self._write()
+
+    def leave_out(self, part: Part, reason: str) -> None:
+        """Say why a part could not be measured."""
+        self.content["parts"].pop(part.name, None)
+        self.content["notes"].append(f"{part.name} is left out: {reason}")
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / "results.json", self.content)
+        write_text(self.folder / "results.md", markdown(self.content))
+
+
+def _key(part: Part) -> str:
+    depends = {"version": VERSION, "part": part.name} | part.depends
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass

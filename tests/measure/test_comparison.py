@@ -1,0 +1,154 @@
+"""A comparison from training to report, interrupted and gone on with."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.measure import comparison
+from perceptual_mae.measure.comparison import compare, train
+from perceptual_mae.measure.config import CompareConfig
+from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretrain.signals import Interrupted
+
+
+@pytest.fixture
+def config(make_config: Any, labelled: Path, tmp_path: Path) -> CompareConfig:
+    evaluation = EvaluateConfig(encoder="", pools=("mean",), workers=0, cache=str(tmp_path / "cache"))
+    pretrain = make_config(data=str(labelled), max_steps=2)
+    return CompareConfig(pretrain, evaluation, methods=("mse", "msg-gan-p+mae"), out=str(tmp_path / "compared"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trainings run here and not in processes of their own; which ones were started."""
+    from perceptual_mae.cli.main import main
+
+    started: list[str] = []
+
+    class Started:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            assert command[:3] == [sys.executable, "-m", "perceptual_mae.cli.main"]
+            started.append(Path(command[-1]).stem)
+            self.code = main(command[3:])
+
+        def wait(self) -> int:
+            return self.code
+
+    monkeypatch.setattr(comparison.subprocess, "Popen", Started)
+    return started
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_methods_are_trained_and_measured_alike(config: CompareConfig, in_this_process: list[str]) -> None:
+    config = replace(config, seeds=2, encoders=("random:tiny/8",))
+    folder = compare(config, command="pmae compare ...")
+    assert in_this_process == ["mse-seed0", "mse-seed1", "msg-gan-p+mae-seed0", "msg-gan-p+mae-seed1"]
+    found = results(folder)
+    assert found["state"] == "finished"
+    rows = {row["name"]: row for row in found["rows"]}
+    assert [row["kind"] for row in found["rows"]] == ["method", "method", "floor", "floor", "published"]
+    for name in ("mse", "msg-gan-p+mae"):
+        for key in ("linear/mean/top1", "knn/mean/top1", "l1", "ssim"):
+            assert len(rows[name]["metrics"][key]) == 2
+        assert rows[name]["cost"]["seconds_per_epoch"] > 0
+        assert rows[name]["cost"]["peak_memory_gib"] > 0.1
+    assert rows["msg-gan-p+mae"]["cost"]["discriminator_parameters"] > 0
+    assert rows["msg-gan-p+mae"]["architecture"] == "mae"
+    assert "linear/mean/top1" in rows["raw pixels"]["metrics"]
+    assert "protocol cached" in found["protocols"]["linear/mean/top1"]
+    for picture in found["pictures"].values():
+        with Image.open(folder / picture) as opened:
+            assert opened.size[0] > 200
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "msg-gan-p" in page
+    assert "| mse |" in (folder / "results.md").read_text(encoding="utf-8").replace("**", "")
+
+    in_this_process.clear()
+    assert compare(config) == folder  # everything is there
+    assert in_this_process == []
+    again = results(folder)
+    assert again["rows"] == found["rows"]
+
+
+def test_a_method_that_fails_is_told_and_the_others_go_on(
+    config: CompareConfig, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(settings: PretrainConfig, folder: Path, console: Any) -> str | None:
+        return "loss/total is nan" if settings.method == "mse" else train(settings, folder, console)
+
+    monkeypatch.setattr(comparison, "train", failing)
+    rows = {row["name"]: row for row in results(compare(config))["rows"]}
+    assert rows["mse"]["failed"] == "mse-seed0: loss/total is nan"
+    assert rows["mse"]["metrics"] == {}
+    assert rows["msg-gan-p+mae"]["failed"] is None
+    with pytest.raises(PmaeError, match="no method could be trained; mse-seed0: loss/total is nan"):
+        compare(replace(config, methods=("mse",), floors=False, out=f"{config.out}-2"))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(130, "interrupted"), (143, "interrupted"), (-9, "killed"), (1, "exit code 1")]
+)
+def test_how_a_training_ended(config: CompareConfig, monkeypatch: pytest.MonkeyPatch, code: int, expected: str) -> None:
+    class Ended:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def wait(self) -> int:
+            return code
+
+    monkeypatch.setattr(comparison.subprocess, "Popen", Ended)
+    settings = config.run("mse", 0)
+    if expected == "interrupted":
+        with pytest.raises(Interrupted, match="the same command continues") as stopped:
+            train(settings, Path(config.out), None)
+        assert stopped.value.exit_code == code
+    else:
+        failure = train(settings, Path(config.out), None)
+        assert failure is not None
+        assert expected in failure
+
+
+def test_images_without_labels(config: CompareConfig, in_this_process: list[str], few_images: Path) -> None:
+    config = replace(config, pretrain=replace(config.pretrain, data=str(few_images)), methods=("mse",), floors=False)
+    found = results(compare(config))
+    assert list(found["rows"][0]["metrics"]) == ["l1", "psnr", "ssim"]
+    assert "have no labels" in found["notes"][0]
+
+
+@pytest.fixture
+def few_images(labelled: Path) -> Path:
+    return labelled / "left"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"methods": ("mse", "msee")}, "--method msee: .*did you mean mse"),
+        ({"methods": ("mse+msg-mae",)}, "--architecture msg-mae"),
+        ({"methods": ("mse", "mse")}, "names a method twice"),
+        ({"methods": ()}, "--methods: name one"),
+        ({"methods": ("timm-p",)}, "needs a network, --loss-networks timm:"),
+        ({"seeds": 0}, "--seeds 0"),
+    ],
+)
+def test_settings_that_cannot_be_right(config: CompareConfig, settings: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        compare(replace(config, **settings))
+
+
+def test_each_method_gets_its_own_network(config: CompareConfig) -> None:
+    networks = ("dvae:a.safetensors", "timm:resnet18:b.pth")
+    config = replace(config, loss_networks=networks)
+    assert config.run("timm-p", 0).loss_network == "timm:resnet18:b.pth"
+    assert config.run("dvae-p", 3).loss_network == "dvae:a.safetensors"
+    assert config.run("dvae-p", 3).seed == 3
+    assert config.run("mse", 0).loss_network is None

@@ -1,0 +1,186 @@
+"""Evaluations as a user starts them: what is measured, kept, repeated and left out."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perceptual_mae.data import eval_batches, open_source, to_float
+from perceptual_mae.data.subset import held_out
+from perceptual_mae.encoders import open_encoder
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluate.knn import knn_accuracy
+from perceptual_mae.measure import evaluation, parts
+from perceptual_mae.measure.evaluation import evaluate
+from perceptual_mae.report.evaluation import headline
+
+
+def config_of(run: Path, tmp_path: Path, **settings: Any) -> EvaluateConfig:
+    defaults = {"out": str(tmp_path / "out"), "cache": str(tmp_path / "cache"), "workers": 0, "device": "cpu"}
+    return EvaluateConfig(encoder=str(run), **(defaults | settings))
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_everything_is_measured_and_told(run: Path, labelled: Path, tmp_path: Path) -> None:
+    folder = evaluate(config_of(run, tmp_path))
+    found = content(folder)
+    assert list(found["parts"]) == ["reconstruction", "knn/cls", "linear/cls", "knn/mean", "linear/mean"]
+    assert found["data"]["test"].startswith("20% of the images of each class, held out")
+    assert found["data"]["classes"] == ["left", "rare", "right"]
+    # A fifth of 20 and of 24; the one image of the rare class stays with the training images.
+    assert (found["data"]["train_images"], found["data"]["test_images"]) == (36, 9)
+    numbers = headline(found)
+    for key in ("linear/mean/top1", "knn/cls/top5", "l1", "psnr", "ssim"):
+        assert key in numbers
+    text = (folder / "results.md").read_text(encoding="utf-8")
+    assert "linear probe, protocol cached" in text
+    assert "| rare |" in text
+    for picture in ("reconstructions.png", "confusion-linear-mean.png", "confusion-linear-cls.png"):
+        with Image.open(folder / picture) as opened:
+            assert opened.size[0] > 100
+    # The rare class was learnt from one image and not tested.
+    assert found["parts"]["linear/mean"]["result"]["per_class"][1] is None
+
+
+def test_numbers_are_those_of_the_parts(run: Path, labelled: Path, tmp_path: Path) -> None:
+    """k-NN of the evaluation is k-NN of features that are made here, image by image."""
+    found = content(evaluate(config_of(run, tmp_path, parts=("knn",), pools=("mean",))))
+    encoder, _ = open_encoder(str(run))
+    source = open_source(str(labelled))
+    assert source is not None
+
+    def features(part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        (batch,) = eval_batches(part, image_size=encoder.image_size, batch_size=100)
+        with torch.no_grad():
+            return encoder(to_float(batch.images))[:, 1:].mean(dim=1), batch.labels
+
+    train, test = map(features, held_out(source, 0.2, 0))
+    expected = knn_accuracy(*train, *test, k=20)
+    assert found["parts"]["knn/mean"]["result"]["20"]["top1"] == pytest.approx(expected)
+
+
+def test_what_is_there_is_not_measured_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(run, tmp_path, pools=("mean",))
+    monkeypatch.setattr(parts, "cached_probe", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config)
+    assert list(content(tmp_path / "out")["parts"]) == ["reconstruction", "knn/mean"]  # kept, as far as it came
+    monkeypatch.undo()
+    first = content(evaluate(config))
+
+    for name in ("measure_reconstructions", "knn_scores", "cached_probe", "extract"):
+        monkeypatch.setattr(parts, name, interrupt)
+    assert content(evaluate(config)) == first
+    with pytest.raises(KeyboardInterrupt):  # other masks are another measurement
+        evaluate(replace(config, seed=1))
+    monkeypatch.undo()
+    more = content(evaluate(replace(config, pools=("mean", "both"))))
+    assert more["parts"]["knn/mean"] == first["parts"]["knn/mean"]
+    assert "linear/both" in more["parts"]
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_images_without_labels_are_reconstructed_and_the_rest_is_explained(
+    run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in (labelled / "left").iterdir():
+        shutil.copy(file, flat)
+    found = content(evaluate(config_of(run, tmp_path, data=str(flat))))
+    assert list(found["parts"]) == ["reconstruction"]
+    assert "have no labels" in found["notes"][0]
+
+
+@pytest.mark.parametrize("classes", [("left",), ("left", "rare")])
+def test_one_class_is_no_classification(run: Path, labelled: Path, tmp_path: Path, classes: tuple[str, ...]) -> None:
+    few = tmp_path / "few"
+    for name in classes:
+        shutil.copytree(labelled / name, few / name)
+    found = content(evaluate(config_of(run, tmp_path, data=str(few), pools=("mean",))))
+    if len(classes) == 1:
+        assert list(found["parts"]) == ["reconstruction"]
+        assert any("at least two classes" in note or "no labels" in note for note in found["notes"])
+    else:  # one image teaches a class that is not tested
+        assert "linear/mean" in found["parts"]
+
+
+def test_splits_are_taken_and_labels_follow_names(run: Path, labelled: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(labelled, data / "train")
+    shutil.copytree(labelled / "right", data / "val" / "right")  # alone it would be class 0
+    shutil.copytree(labelled / "left", data / "val" / "unheard-of")
+    found = content(evaluate(config_of(run, tmp_path, data=str(data), parts=("knn",), pools=("mean",))))
+    assert found["data"]["test"] == "the validation split"
+    confusion = np.array(found["parts"]["knn/mean"]["result"]["10"]["confusion"])
+    assert confusion.sum(axis=1).tolist() == [0, 0, len(list((labelled / "right").iterdir()))]
+    assert "unheard-of" in found["notes"][0]
+
+
+def test_an_encoder_without_a_decoder_and_the_floors(run: Path, labelled: Path, tmp_path: Path) -> None:
+    settings = {"data": str(labelled), "image_size": 32, "pools": ("cls",)}
+    for spec in (f"{run}/encoder.safetensors", "random:micro/8", "pixels:8"):
+        config = replace(config_of(run, tmp_path, **settings), encoder=spec, out=str(tmp_path / spec.replace("/", "-")))
+        found = content(evaluate(config))
+        assert list(found["parts"]) == ["knn/cls", "linear/cls"]
+        assert "reconstruction is left out" in found["notes"][-1]
+
+
+def test_both_protocols(run: Path, labelled: Path, tmp_path: Path) -> None:
+    common = {"parts": ("linear",), "pools": ("mean",)}
+    views = content(evaluate(config_of(run, tmp_path, views=2, **common)))
+    assert "2 random crops of each training image" in views["parts"]["linear/mean"]["protocol"]
+    found = content(evaluate(config_of(run, tmp_path, protocol="mae", epochs=2, **common)))
+    assert found["parts"]["linear/mean"]["protocol"].startswith("linear probe, protocol mae: 2 epochs")
+    assert found["parts"]["linear/mean"]["key"] != views["parts"]["linear/mean"]["key"]
+
+
+def test_where_results_go(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evaluation.results_folder(EvaluateConfig(encoder=str(run))) == run / "evaluation"
+    named = evaluation.results_folder(EvaluateConfig(encoder="timm:resnet18:some/file.pth"))
+    assert named == Path("evaluation/timm-resnet18-some-file.pth")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="this is a file"):
+        evaluation.results_folder(EvaluateConfig(encoder="x", out=str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"parts": ("knn", "liner")}, "--parts knn,liner: 'liner' is none of"),
+        ({"parts": ()}, "--parts: name at least one"),
+        ({"pools": ("max",)}, "--pools max"),
+        ({"mask_ratio": 1.0}, "--mask-ratio 1.0"),
+        ({"views": 2, "protocol": "mae"}, "--views 2"),
+        ({"train_images": 1}, "--train-images 1"),
+        ({"workers": -1}, "--workers -1"),
+    ],
+)
+def test_settings_that_cannot_be_right(run: Path, tmp_path: Path, settings: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said.replace("(", r"\(")):
+        evaluate(config_of(run, tmp_path, **settings))
+
+
+def test_a_file_of_somebody_else_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{")
+    with pytest.raises(PmaeError, match="name another --out"):
+        evaluate(config_of(run, tmp_path))
+
+
+def test_data_must_be_named_for_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--data is missing"):
+        evaluate(EvaluateConfig(encoder="random:micro/8", image_size=32, out=str(tmp_path / "out")))

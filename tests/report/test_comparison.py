@@ -1,0 +1,451 @@
+"""The report of a comparison: what it concludes, what it shows, and what it does when something is missing."""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from html_page import Page
+from numpy.typing import NDArray
+
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.methods import METHODS
+from perceptual_mae.report.comparison import curves_of_all, markdown, write_comparison
+from perceptual_mae.report.comparison_chart import dots
+from perceptual_mae.report.comparison_folder import Spread, read_comparison
+from perceptual_mae.report.comparison_table import cells, columns, measure
+from perceptual_mae.report.comparison_verdict import verdict
+from perceptual_mae.report.figures import save, side_by_side
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n| *b* 写真 {{ 7*7 }}"
+Rows = list[dict[str, Any]]
+Make = Callable[..., Path]
+
+
+def method(name: str, probe: list[float] | None, **more: Any) -> dict[str, Any]:
+    """A row of a method; a better encoder here paints better, too, and takes longer."""
+    values = probe or [0.2]
+    metrics = {
+        "linear/mean/top1": values,
+        "linear/mean/top5": [2 * value for value in values],
+        "linear/cls/top1": [value - 0.01 for value in values],
+        "knn/mean/top1": [value / 2 for value in values],
+    }
+    painted = {"l1": [0.2 - value / 4 for value in values], "psnr": [10 + 20 * value for value in values]}
+    return {
+        "name": name,
+        "kind": "method",
+        "method": name,
+        "architecture": next(iter(METHODS[name].rows)) if name in METHODS else "",
+        "runs": [f"{name}-seed{seed}" for seed in range(len(values))],
+        "metrics": (metrics if probe else {}) | painted,
+        "cost": {"seconds_per_epoch": 200 * values[0], "parameters": 900000, "peak_memory_gib": 1.25},
+        "failed": None,
+    } | more
+
+
+def other(name: str, kind: str, probe: float) -> dict[str, Any]:
+    metrics = {"linear/mean/top1": [probe], "knn/mean/top1": [probe / 2]}
+    return {"name": name, "kind": kind, "metrics": metrics, "cost": {}}
+
+
+SCALE = [other("random init", "floor", 0.1), other("raw pixels", "floor", 0.08), other("net", "published", 0.9)]
+THREE = [
+    method("mse", [0.240, 0.246]),
+    method("ls-gan-p", [0.280, 0.284]),
+    method("msg-gan-p", [0.350, 0.356]),
+]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write the folder of a comparison; keywords replace parts of `results.json`."""
+
+    def write(rows: Rows, *, runs: bool = False, **parts: Any) -> Path:
+        folder = tmp_path / "comparison"
+        folder.mkdir(exist_ok=True)
+        content = {
+            "version": "0.1.0",
+            "state": "finished",
+            "data": {"spec": "./photos", "train_images": 20000, "validation_images": 2000, "classes": ["a", "b"]},
+            "setup": {"model": "micro", "image_size": [64, 64], "epochs": 15, "mask_ratio": 0.75, "seeds": [0, 1]},
+            "command": "pmae compare --data ./photos --methods mse,msg-gan-p",
+            "protocols": {"linear/mean/top1": "Cached.", "linear/mean/top5": "Cached.", "reconstruction": "As it is."},
+            "notes": [],
+            "rows": rows,
+            "pictures": {},
+        }
+        (folder / "results.json").write_text(json.dumps(content | parts), encoding="utf-8")
+        for row in rows if runs else ():
+            for seed, name in enumerate(row.get("runs", ())):
+                run = folder / name
+                run.mkdir(exist_ok=True)
+                (run / "config.yaml").write_text("method: mse\n")
+                (run / "report.html").write_text("")
+                lines = [
+                    {
+                        "step": step,
+                        "validation/l1": (1 + seed) / step,
+                        "knn/top1": 0.1,
+                        "loss/l1": 2.0,
+                        "loss/adversarial": 9,
+                    }
+                    for step in (10, 20, 30)
+                ]
+                (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return write
+
+
+def told(folder: Path) -> str:
+    found = verdict(read_comparison(folder))
+    return " ".join([found.answer + ".", *found.sentences])
+
+
+def page_of(folder: Path) -> tuple[str, Page]:
+    path = write_comparison(folder)
+    assert path == folder / "report.html"
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+# -- the answer --------------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_is_the_sample_standard_deviation_and_ranges_that_touch_overlap() -> None:
+    values = (0.1, 0.2, 0.6)
+    assert Spread(values).deviation == pytest.approx(np.std(values, ddof=1))
+    assert Spread((0.3,)).deviation is None
+    one, root = Spread((1.0, 3.0)), statistics.stdev((1.0, 3.0))
+    assert one.overlaps(Spread((1 + 2 * root - 0.01, 3 + 2 * root - 0.01))) is True
+    assert one.overlaps(Spread((1 + 2 * root + 0.01, 3 + 2 * root + 0.01))) is False
+    assert one.overlaps(Spread((2.0,))) is None
+
+
+def test_the_best_is_named_with_its_lead_over_the_plain_autoencoder_and_what_it_costs(make: Make) -> None:
+    said = told(make(THREE + SCALE))
+    for sentence in (
+        "msg-gan-p. Of 3 methods, msg-gan-p does best on these images: 35.3 ± 0.4 % in the linear probe.",
+        "msg-gan-p is 11.0 points above mse (24.3 ± 0.4 %), more than the spread of the seeds.",
+        "Two seeds say little about a spread",
+        "The floor is random init with 10.0 %. The published net reaches 90.0 %.",
+        "An epoch of msg-gan-p takes 1.5 times as long as one of mse (1 min 10 s).",
+    ):
+        assert sentence in said
+    assert "test images" not in said  # the gap is far beyond what 2,000 test images leave open
+
+
+def test_a_lead_within_the_spread_is_no_lead(make: Make) -> None:
+    said = told(make([method("mse", [0.24, 0.27, 0.26]), method("ls-gan-p", [0.25, 0.27, 0.28])]))
+    assert said.startswith("ls-gan-p or mse. Of 2 methods, ls-gan-p and mse do best on these images: 26.7 ± 1.5 % and")
+    assert "too close to tell apart" in said
+    assert "ls-gan-p is 1.0 points above mse (25.7 ± 1.5 %), which is within the spread of the seeds." in said
+    # 1.96 sqrt(0.267 * 0.733 / 2000)
+    assert "With 2,000 test images each of these figures is good to about ±1.9 points" in said
+
+
+def test_many_that_are_within_the_spread_are_no_answer(make: Make) -> None:
+    names = ["mse", "ms-ssim", "ls-gan", "ls-gan-p"]
+    said = told(make([method(name, [0.2 + n / 1000, 0.24 + n / 1000]) for n, name in enumerate(names)]))
+    assert said.startswith("No clear answer. Of 4 methods, ls-gan-p has the highest linear probe on these images")
+    assert "3 others are within the spread" in said
+
+
+def test_one_seed_is_said_to_be_one(make: Make) -> None:
+    folder = make([method("mse", [0.24]), method("ls-gan-p", [0.25])], setup={"seeds": [0]})
+    said = told(folder)
+    assert said.startswith("ls-gan-p, on one seed. Of 2 methods, ls-gan-p does best on these images: 25.0 %")
+    assert "how far another seed would move the numbers is not known" in said
+    assert "spread" not in said
+    _, page = page_of(folder)
+    assert "±" not in page.seen.replace("±1.9 points", "")
+    assert "one seed each" in page.seen
+
+
+def test_the_plain_autoencoder_may_win_and_is_then_held_against_the_second(make: Make) -> None:
+    said = told(make([method("ls-gan-p", [0.20, 0.21]), method("mse", [0.30, 0.31]), method("ms-ssim", [0.25, 0.26])]))
+    assert "mse is 5.0 points above ms-ssim" in said
+    assert "An epoch takes 1 min 00 s." in said
+
+
+def test_methods_below_the_floor_are_told_so(make: Make) -> None:
+    said = told(make([*THREE, other("raw pixels", "floor", 0.4)]))
+    assert "No method is above the floor, raw pixels with 40.0 %" in said
+
+
+def test_without_labels_nobody_can_say_and_the_page_says_why(make: Make) -> None:
+    note = "k-NN and linear probe are left out: the images have no labels."
+    data = {"spec": "./photos", "train_images": 10, "validation_images": 5, "classes": []}
+    rows = [method("mse", None), method("ls-gan-p", None)]
+    rows[1]["metrics"] |= {"l1": [0.1], "fd-net": [12.5]}
+    folder = make(rows, data=data, notes=[note])
+    said = told(folder)
+    assert said.startswith("Not known without labels. Which encoder is best is not known, because")
+    assert "By FD in net the reconstructions of ls-gan-p are nearest to the images (12.5)." in said
+    assert "By L1 the reconstructions of ls-gan-p have the smallest error (0.1000)." in said
+    _, page = page_of(folder)
+    assert note in page.seen
+    assert "Linear probe top" not in page.seen
+    assert "low by nature" not in page.seen
+
+
+def test_where_only_k_nn_was_measured_it_decides(make: Make) -> None:
+    rows = [method("mse", [0.2, 0.2]), method("ls-gan-p", [0.4, 0.4])]
+    for row in rows:
+        row["metrics"] = {"knn/cls/top1": row["metrics"]["knn/mean/top1"]}
+    # What only a published model has does not take the place of what the methods have.
+    assert "20.0 ± 0.0 % in the k-NN." in told(make([*rows, other("net", "published", 0.9)]))
+
+
+# -- table, chart, curves ----------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_each_column_is_bold_by_its_own_direction(make: Make) -> None:
+    rows = [method("mse", [0.2, 0.3]), method("ls-gan-p", [0.4, 0.5])]
+    rows[0]["metrics"]["psnr"] = [30.0, 31.0]
+    comparison = read_comparison(make(rows + SCALE))
+    shown = columns(comparison)
+    assert [one.head for one in shown] == [
+        "Linear probe top-1, %", "Linear probe top-5, %", "k-NN top-1, %", "L1", "PSNR, dB",
+    ]  # fmt: skip
+    table = {row.name: cells(comparison, row, shown) for row in comparison.rows}
+    assert [cell.best for cell in table["mse"]] == [False, False, False, False, True]
+    assert [cell.best for cell in table["ls-gan-p"]] == [True, True, True, True, False]
+    assert not any(cell.best for cell in table["net"])  # it is far ahead, and no method
+    assert (table["mse"][0].mean, table["mse"][0].spread) == ("25.0", "± 7.1")
+    assert [cell.mean for cell in table["raw pixels"]] == ["8.0", "–", "4.0", "–", "–"]
+
+
+def test_one_method_alone_is_not_the_best_and_neither_is_a_floor_as_good_as_it(make: Make) -> None:
+    alone = read_comparison(make([method("mse", [0.2, 0.3])]))
+    assert not any(cell.best for cell in cells(alone, alone.rows[0], columns(alone)))
+    level = read_comparison(make([*THREE, other("raw pixels", "floor", 0.353)]))
+    assert cells(level, level.rows[2], columns(level))[0].best
+    assert not cells(level, level.rows[3], columns(level))[0].best
+
+
+def test_a_row_that_has_only_another_token_is_shown_with_it(make: Make) -> None:
+    row = other("net", "published", 0.9)
+    row["metrics"] = {"linear/cls/top1": [0.7]}
+    comparison = read_comparison(make([*THREE, row]))
+    cell = cells(comparison, comparison.rows[-1], columns(comparison))[0]
+    assert (cell.mean, cell.remark) == ("70.0", "[CLS] token")
+
+
+def test_a_dot_a_seed_a_bar_the_mean_and_far_models_at_the_edge(make: Make) -> None:
+    comparison = read_comparison(make(THREE + SCALE))
+    (axes,) = dots(comparison, measure("linear/mean/top1")).axes
+    low, high = axes.get_xlim()
+    seeds = [line.get_xdata() for line in axes.lines if line.get_marker() == "o"]
+    assert [sorted(found) for found in seeds] == [
+        pytest.approx(expected) for expected in ([24.0, 24.6], [28.0, 28.4], [35.0, 35.6], [10.0], [8.0])
+    ]
+    bars = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and line.get_linewidth() > 2]
+    assert bars == pytest.approx([24.3, 28.2, 35.3])
+    (arrow,) = [line for line in axes.lines if line.get_marker() == ">"]
+    assert arrow.get_xdata() == [high]
+    assert 8 > low > 0
+    assert high < 40  # "net" with 90 % does not push everything else to the left
+    assert "90.0" in [text.get_text() for text in axes.texts]
+
+
+def test_curves_are_the_mean_of_the_seeds_one_colour_a_method_and_only_what_can_be_compared(make: Make) -> None:
+    comparison = read_comparison(make(THREE, runs=True))
+    found = {panel.key: panel for panel in curves_of_all(comparison)}
+    # mse minimises no L1, so its "loss/l1" here is not the same thing; each discriminator is another judge.
+    assert {key: [line.name for line in panel.lines] for key, panel in found.items()} == {
+        "validation/l1": ["mse", "ls-gan-p", "msg-gan-p"],
+        "knn/top1": ["mse", "ls-gan-p", "msg-gan-p"],
+        "loss/l1": ["ls-gan-p", "msg-gan-p"],
+    }
+    line = found["validation/l1"].lines[0]
+    np.testing.assert_allclose(line.steps, [10, 20, 30])
+    np.testing.assert_allclose(line.values, [0.15, 0.075, 0.05])
+    assert found["knn/top1"].lines[0].values.tolist() == [10, 10, 10]
+    assert [line.colour for line in found["loss/l1"].lines] == [1, 2]
+
+
+def test_a_seed_that_is_behind_is_averaged_where_both_have_been(make: Make) -> None:
+    folder = make(THREE, runs=True)
+    (folder / "mse-seed1" / "metrics.jsonl").write_text('{"step": 20, "validation/l1": 0.25}\n')
+    (line, *_) = curves_of_all(read_comparison(folder))[0].lines
+    assert (line.steps.tolist(), line.values.tolist()) == ([20], [0.15])
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_tells_everything_and_the_papers_numbers_with_their_protocol(
+    make: Make, photographs: NDArray[np.float32], masks: NDArray[np.bool_]
+) -> None:
+    folder = make(THREE + SCALE, runs=True, pictures={"reconstructions": "figures/r.png", "attention": "figures/a.png"})
+    for name in ("r", "a"):
+        save(side_by_side(photographs, masks, {"mse": photographs}), folder / "figures" / f"{name}.png")
+    _, page = page_of(folder)
+    for said in (
+        "Which loss suits these images?", "finished", "3 methods · 2 seeds each · 15 epochs · 20,000 images",
+        "35.3", "± 0.4", "random init", "low by nature", "1.25 GiB", "higher is better", "lower is better",
+        "model micro at 64 × 64 pixels, pre-trained on 20,000 images of ./photos for 15 epochs",
+        "ViT-B pre-trained on ImageNet at 224 pixels", "75.6", "+7.8", "+11.0", "Linear probe, mean token", "Cached.",
+        "sample standard deviation", "pmae compare --data ./photos --methods mse,msg-gan-p", "CVPR 2023",
+    ):  # fmt: skip
+        assert said in page.seen, said
+    assert "What is missing here" not in page.seen
+    assert page.seen.count("Cached.") == 1
+    assert len(page.all("img")) == 2
+    assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
+    assert len(page.all("svg")) == 3 + 3
+    assert len([a for a in page.all("figure") if a.get("data-numbers")]) == 3
+    reports = {a["href"] for a in page.all("a")} - {"https://arxiv.org/abs/2212.14504"}
+    assert reports == {f"./{run}/report.html" for row in THREE for run in row["runs"]}
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_script(make: Make) -> None:
+    text, page = page_of(make(THREE + SCALE, runs=True))
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) == {"https://arxiv.org/abs/2212.14504"}
+    assert "@import" not in text
+    assert "DejaVu" not in text  # letters of drawings are the page's
+    assert not re.search(r"url\(\s*['\"]?(?!#)", text)
+    assert not page.all("link")
+    assert len(page.all("script")) == 1
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_what_comes_from_data_is_text_wherever_it_stands(make: Make) -> None:
+    rows = [
+        method("mse", [0.2, 0.3]) | {"name": HOSTILE, "failed": HOSTILE, "runs": [HOSTILE.replace("/", "")]},
+        method("ls-gan-p", [0.4, 0.5]) | {"method": HOSTILE, "architecture": HOSTILE},
+        other(HOSTILE, "published", 0.5),
+    ]
+    rows[0]["metrics"][f"fd-{HOSTILE}"] = rows[0]["metrics"][HOSTILE] = [1.0, 2.0]
+    folder = make(
+        rows, command=HOSTILE, notes=[HOSTILE], protocols={HOSTILE: HOSTILE, f"linear/{HOSTILE}/top1": HOSTILE},
+        data={"spec": HOSTILE, "classes": [HOSTILE], HOSTILE: HOSTILE},
+        setup={"model": HOSTILE, "device": HOSTILE, HOSTILE: HOSTILE, "image_size": HOSTILE, "seeds": HOSTILE},
+    )  # fmt: skip
+    text, page = page_of(folder)
+    assert len(page.all("script")) == 1
+    assert not page.all("img")
+    assert all(not key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert page.seen.count("<script>alert(1)</script>") >= 12
+    assert "{{ 7*7 }}" in page.seen
+    # A name within a drawing is escaped as well as shortened.
+    assert re.search(r"<text[^>]*>&lt;script[^<]*…", text)
+    written = (folder / "results.md").read_text(encoding="utf-8")
+    assert "<script" not in written.replace("\\<script", "").replace("    <script", "")
+    lines = [line for line in written.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[:4]}) == 1
+
+
+def test_a_comparison_that_has_only_begun_has_a_page(make: Make) -> None:
+    _, page = page_of(make([], state="running"))
+    for said in ("Not known yet", "running", "Nothing has been measured yet", "No reconstructions have been drawn yet"):
+        assert said in page.seen
+    assert not page.all("svg")
+
+
+def test_while_it_runs_the_answer_is_so_far(make: Make) -> None:
+    begun = method("msg-gan-p", None) | {"metrics": {}, "cost": {}}
+    folder = make([*THREE[:2], begun], state="running")
+    assert told(folder).startswith("ls-gan-p, so far. Of 2 methods, ls-gan-p does best")
+    assert told(make([THREE[0], begun], state="running")).startswith("Only mse so far. mse is the only method")
+
+
+def test_a_method_that_failed_says_why_and_the_rest_is_compared(make: Make) -> None:
+    failed = method("ms-ssim", None) | {"metrics": {}, "cost": {}, "failed": "step 812: loss/adversarial is nan"}
+    folder = make([*THREE, failed])
+    _, page = page_of(folder)
+    assert "step 812: loss/adversarial is nan" in page.seen
+    assert "Of 3 methods, msg-gan-p does best" in page.seen
+    assert "ms-ssim failed" in page.seen
+    assert "- ms-ssim: step 812: loss/adversarial is nan" in (folder / "results.md").read_text()
+
+
+def test_what_is_missing_or_broken_is_said(make: Make) -> None:
+    folder = make(THREE, pictures={"reconstructions": "figures/none.png", "attention": "broken.png"})
+    (folder / "broken.png").write_bytes(b"\x89PNG half a picture")
+    _, page = page_of(folder)
+    for said in (
+        "mse-seed0 is no run folder",
+        "The picture none.png is not there.",
+        "The picture broken.png could not be read",
+        "No training step that can be compared has been logged.",
+    ):
+        assert said in page.seen
+
+
+def test_values_of_the_wrong_kind_are_not_fatal(make: Make) -> None:
+    rows: list[Any] = [
+        {"kind": "method"}, {"name": 3, "kind": "what", "metrics": {"l1": "x", "ssim": None, "is": [None, 4.0]}},
+        "no row", {"name": "a", "runs": "mse", "cost": [1], "metrics": [1], "failed": 0}, None,
+        {"name": "floor", "kind": "floor", "metrics": {"linear/mean/top1": [0.5], "linear": [1], "knn/x": [2]}},
+    ]  # fmt: skip
+    _, page = page_of(make(rows, data=[], setup=3, protocols="x", notes="y", pictures=4, command=None, state=5))
+    assert "None" not in page.seen
+    assert "state not known" in page.seen
+
+
+def test_a_folder_without_results_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no results\.json") as caught:
+        write_comparison(tmp_path)
+    assert "\n" not in str(caught.value)
+    for content in ("{", "[1]", "\x00"):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(PmaeError, match=r"results\.json .*repeat `pmae compare`"):
+            write_comparison(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+# -- Markdown and the paper --------------------------------------------------------------------------------------------
+
+
+def test_the_markdown_table_has_a_row_for_everything_and_the_best_in_bold(make: Make) -> None:
+    folder = make(THREE + SCALE)
+    write_comparison(folder)
+    text = (folder / "results.md").read_text(encoding="utf-8")
+    assert text == markdown(read_comparison(folder))
+    table = [line for line in text.splitlines() if line.startswith("|")][:8]
+    assert len({line.count("|") for line in table}) == 1
+    assert table[0].startswith(
+        "| Method | Linear probe top-1, % ↑ | Linear probe top-5, % ↑ | k-NN top-1, % ↑ | L1 ↓ |"
+    )
+    assert table[4].startswith("| msg-gan-p | **35.3** ± 0.4 |")
+    assert table[5].startswith("| *random init* (floor) | 10.0 | – | 5.0 |")
+    assert "| msg-gan-p | 35.3 / 75.6 | 0.1118 / 0.11 | – / 0.94 | – / 32.1 | – / 19.0 |" in text
+    assert "**msg-gan-p.** Of 3 methods, msg-gan-p does best" in text
+
+
+def test_the_papers_first_table_is_whole() -> None:
+    figures = {
+        name: (paper.l1, paper.ssim, paper.inception_score, paper.fid)
+        for name, entry in METHODS.items()
+        if (paper := entry.row(None).paper).fid is not None
+    }
+    assert figures == {
+        "mse": (0.25, 0.76, 6.33, 42.7),
+        "ms-ssim": (0.21, 0.82, 8.01, 31.6),
+        "ls-gan-p": (0.16, 0.92, 16.2, 28.2),
+        "msg-gan-p": (0.11, 0.94, 32.1, 19.0),
+        "stylegan2-ada-p": (0.06, 0.91, 36.8, 10.3),
+    }
+
+
+def test_a_distance_in_another_network_does_not_stand_beside_the_papers_fid(make: Make) -> None:
+    rows = [
+        method("mse", [0.2], architecture="mae"),
+        method("timm-p", [0.3]),
+        method("msg-gan-p", [0.3], architecture="x"),
+    ]
+    rows[0]["metrics"]["fd-net"] = [44.0]
+    text = markdown(read_comparison(make(rows)))
+    section = text[text.index("## Here / in the paper") : text.index("## How it was measured")]
+    assert "– / 42.7 |" in section
+    assert "44" not in section
+    assert "timm-p" not in section  # the paper has no such row
+    assert "msg-gan-p" not in section  # nor this architecture
