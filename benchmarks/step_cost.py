@@ -62,7 +62,7 @@ def stepper(method: str, options: argparse.Namespace) -> tuple[Cast, Callable[[i
     return cast, lambda number: cast.step([part], Clock(CYCLE + number % CYCLE, CYCLE))
 
 
-def peak_memory(method: str, options: argparse.Namespace) -> float:
+def peak_of_cycle(method: str, options: argparse.Namespace) -> float:
     """GiB at most in a cycle, in a process of its own."""
     cast, step = stepper(method, options)
     for number in (0, 3, CYCLE - 1):  # plain, with path length, with R1 too
@@ -95,7 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.memory_of:
-        print(peak_memory(options.memory_of, options))
+        print(peak_of_cycle(options.memory_of, options))
         return
 
     keep_freed_memory()
@@ -131,7 +131,7 @@ def settle(_: object) -> None:
 
 
 def memory(method: str) -> float:
-    """`peak_memory` in a fresh process with this one's options."""
+    """`peak_of_cycle` in a fresh process with this one's options."""
     command = [sys.executable, "-m", "benchmarks.step_cost", *sys.argv[1:], "--memory-of", method]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
