@@ -1,5 +1,6 @@
 """What the README shows is what the code does."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from perceptual_mae.cli.pretrain import make_parser
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EVALUATION = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 SHELL = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
 
@@ -35,6 +37,21 @@ def test_every_pretrain_command_has_known_flags() -> None:
     assert len(commands) >= 2
     for command in commands:
         make_parser().parse(shlex.split(command.split(" pretrain ")[1]))
+
+
+def test_the_encoder_example_runs_as_printed() -> None:
+    example = next(code for code in PYTHON if "load_encoder" in code)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert tuple(names["tokens"].shape) == (2, 65, 192)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", [README, EVALUATION], ids=["README", "docs/evaluation.md"])
+def test_every_measuring_command_has_known_flags(text: str) -> None:
+    commands = re.findall(r"^ *pmae (evaluate|attention|embed|compare) ([^#\n]*)", text, flags=re.MULTILINE)
+    assert {name for name, _ in commands} >= {"evaluate", "compare"}
+    for name, rest in commands:
+        importlib.import_module(f"perceptual_mae.cli.{name}").make_parser().parse(shlex.split(rest))
 
 
 def test_every_picture_is_there() -> None:

@@ -169,7 +169,7 @@ def test_a_hostile_pickle_executes_nothing(tmp_path: Path) -> None:
 
 def test_encoders_that_there_are_not(tmp_path: Path) -> None:
     (tmp_path / "encoder.safetensors").touch()
-    forms = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME or random:SIZE"
+    forms = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME, random:SIZE/PATCH or pixels:SIDE"
     for spec, complaint in {
         f"{tmp_path}/encodr.safetensors": "there is no such file or folder; did you mean encoder.safetensors?",
         f"{tmp_path}/no/x.pth": f"there is no such file or folder; give {forms}",
@@ -183,6 +183,8 @@ def test_encoders_that_there_are_not(tmp_path: Path) -> None:
         "random:macro": "there are micro, tiny, small, base, large, huge; did you mean micro?",
         "random:micro/": "the patch size is a number, such as random:micro/8",
         "random:micro/0": "the patch size is a number",
+        "pixels:x": "the side is a number of pixels up to 224, such as pixels:16",
+        "pixels:225": "the side is a number of pixels up to 224",
     }.items():
         code, line = refused(spec)
         assert code == 2
@@ -203,6 +205,17 @@ def test_random_weights() -> None:
     assert text == "vit 96/6/3, patch 8, 32 x 32: random weights (seed 0)"
     encoder = perceptual_mae.load_encoder("random:tiny")
     assert (encoder.image_size, encoder.patch_size, encoder.name) == ((224, 224), 16, "random:tiny")
+
+
+def test_raw_pixels() -> None:
+    encoder, text = open_encoder("pixels:4", image_size="8x16")
+    assert text == "the images themselves, 4 x 4 pixels of 8 x 16"
+    pixels = images(3, 8, 16)
+    normalised = (pixels - encoder.mean) / encoder.std
+    expected = normalised.reshape(2, 3, 4, 2, 4, 4).mean(dim=(3, 5)).flatten(1)  # the mean of 2 x 4 pixels each
+    tokens = encoder(pixels)
+    assert tokens.shape == (2, 2, 48)
+    torch.testing.assert_close(tokens.sort(dim=2).values, expected[:, None].expand(2, 2, 48).sort(dim=2).values)
 
 
 def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:

@@ -56,6 +56,10 @@ LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
     "dino": dino,
     "dino without a wrapper": lambda state: under("backbone.", state),
     "moco v3": moco,
+    "momentum under a shorter name": lambda state: (
+        under("momentum.", {name: torch.zeros_like(tensor) for name, tensor in state.items()})
+        | under("online_network.", state)
+    ),
     "compiled and parallel": lambda state: {"model": under("module._orig_mod.", state)},
     "one state with student and teacher": lambda state: (
         under("student_backbone.", {name: torch.zeros_like(tensor) for name, tensor in state.items()})
@@ -95,6 +99,7 @@ def test_the_text_says_what_was_left_out(tmp_path: Path) -> None:
         {"in_chans": 5},
         {"mlp_ratio": 2.6667 * 2, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU},
         {"mlp_ratio": 1.3},
+        {"embed_dim": 448, "num_heads": 7, "depth": 1, "mlp_ratio": 453.5 / 448},  # 448 * (453 / 448) is 452.99...
         {"reg_tokens": 3, "no_embed_class": True},
         {"reg_tokens": 4},
         {"class_token": False, "global_pool": ""},

@@ -15,7 +15,7 @@ class Parser(jsonargparse.ArgumentParser):
     """jsonargparse with `--image-size` for the setting `image_size`, and `UsageError` in place of a page of usage."""
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"pmae {command}", description=description, exit_on_error=True)
+        super().__init__(prog=f"pmae {command}", description=description, exit_on_error=True, allow_abbrev=False)
 
     def parse(self, arguments: Sequence[str]) -> jsonargparse.Namespace:
         """Parse flags written with hyphens or underscores.
@@ -112,6 +112,8 @@ def _in_words(kind: Any) -> str:
         return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
     if typing.get_origin(kind) is tuple and str in map(type, _choices(kind)):
         return f"any of {', '.join(_choices(kind))}, with commas between them"
+    if typing.get_origin(kind) is tuple and str in parts:
+        return "words with commas between them"
     if typing.get_origin(kind) is tuple:
         return "numbers such as [0.5, 0.9]"
     return " or ".join(_in_words(part) for part in parts) if parts else "another value"
