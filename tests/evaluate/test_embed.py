@@ -226,6 +226,19 @@ def test_processes_share_the_parts(encoder: Encoder, source: Listed, tmp_path: P
     assert not (tmp_path / "out.parts").exists()
 
 
+def test_a_process_that_saw_no_output_just_before_there_was_one(
+    encoder: Encoder, source: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(encoder, source, tmp_path / "out")
+    there = [False, True, True]
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: exists(path) and (path.name != "out" or there.pop(0)))
+    counted = Counted(encoder)
+    assert embed(encoder, source, tmp_path / "out", rank=1, world_size=2, images_per_part=5) is None
+    assert counted.seen == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.skipped.txt"]
+
+
 def test_a_process_that_never_comes(encoder: Encoder, source: Listed, tmp_path: Path) -> None:
     with pytest.raises(PmaeError, match=r"2 parts of other processes are missing, and none came for 0 s"):
         made(encoder, source, tmp_path / "out", world_size=2, patience=0.2)
