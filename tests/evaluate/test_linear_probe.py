@@ -132,6 +132,9 @@ def test_every_image_is_seen_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> N
     steps = weights.abs().amax(dim=1)
     expected = {1e-3 * 0.5 / size * 0.5 * (1 + math.cos(math.pi * at / 3)) for at, size in enumerate((16, 17, 17))}
     assert sorted({round(float(step), 9) for step in steps}) == sorted(round(step, 9) for step in expected)
+    # In another order each epoch: in the same one, images that share a batch would always move alike.
+    twice = train_rates(features, torch.arange(50) % 2, 2, (1e-3,), replace(config, epochs=2))[:, 0]
+    assert len({round(float(step), 8) for step in twice.abs().amax(dim=1)}) > 3
 
 
 @pytest.mark.usefixtures("hasty")

@@ -25,7 +25,7 @@ class LossesConfig:
     delta_s: float = 40.0
     adversarial: float = 1.0
     adversarial_balance: float | None = 0.1
-    feature_balance: float | None = 1.0
+    feature_balance: float | None = 0.3
     perceptual_every: int = 2
 
 
