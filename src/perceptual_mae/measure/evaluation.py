@@ -23,9 +23,11 @@ from perceptual_mae.evaluate.config import EvaluateConfig
 from perceptual_mae.evaluate.reconstruction import look
 from perceptual_mae.evaluate.scores import NothingToClassify
 from perceptual_mae.files import write_json, write_text
-from perceptual_mae.measure.parts import VERSION, Part, parts
+from perceptual_mae.measure.parts import VERSION, Measurements, Part, mask_ratio
 from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
 from perceptual_mae.measure.telling import telling
+from perceptual_mae.pretrain.device import choose_device
+from perceptual_mae.pretrain.memory import keep_freed_memory
 from perceptual_mae.report.confusion import confusion_figure
 from perceptual_mae.report.evaluation import markdown, summary
 from perceptual_mae.report.figures import reconstruction_grid, save
@@ -49,6 +51,8 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
         PmaeError: an encoder or images that cannot be had.
     """
     config.check()
+    if choose_device(config.device) == "cpu":
+        keep_freed_memory()
     subject = open_subject(config)
     images = open_images(config, subject)
     folder = results_folder(config)
@@ -59,7 +63,7 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
         say(f"{subject.encoder.name}: {subject.matched}", highlight=False, markup=False)
         for note in results.content["notes"]:
             say(note, highlight=False, markup=False)
-        for part in parts(config, subject, images, folder, tell):
+        for part in Measurements(config, subject, images, folder, tell):
             if results.has(part):
                 continue
             started = time.monotonic()
@@ -134,13 +138,12 @@ def missing(config: EvaluateConfig, subject: Subject, images: Images) -> list[st
 
 def draw(content: dict[str, Any], subject: Subject, images: Images, config: EvaluateConfig, folder: Path) -> None:
     """Pictures beside the numbers: what the model makes of masked images, and who is taken for whom."""
-    model, run = subject.autoencoder, subject.run
-    if model is not None and run is not None and "reconstruction" in config.parts:
-        ratio = run.config.mask_ratio if config.mask_ratio is None else config.mask_ratio
+    model = subject.autoencoder
+    if model is not None and "reconstruction" in config.parts:
         some, names = fixed_images(
             images.test, PICTURED, image_size=model.image_size, channels=model.in_channels, seed=config.seed
         )
-        seen = look(model, some, ratio, config.seed)
+        seen = look(model, some, mask_ratio(config, subject), config.seed)
         figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
         save(figure, folder / "reconstructions.png")
     for name, part in content["parts"].items():

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.data import EvalStream, Source, auto_workers, eval_batches
+from perceptual_mae.data import Source, auto_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.evaluate.config import EvaluateConfig, Pool
 from perceptual_mae.evaluate.feature_cache import default_cache, images_digest, weights_digest
-from perceptual_mae.evaluate.features import Features, Progress, extract
+from perceptual_mae.evaluate.features import Features, extract
 from perceptual_mae.evaluate.fidelity import Extractor, encoder_extractor, inception
 from perceptual_mae.evaluate.knn import KS, knn_scores
 from perceptual_mae.evaluate.linear_probe import cached_probe
@@ -19,6 +19,7 @@ from perceptual_mae.evaluate.probe_config import LinearProbeConfig, MaeProbeConf
 from perceptual_mae.evaluate.reconstruction_metrics import measure_reconstructions
 from perceptual_mae.measure.subject import Images, Subject
 from perceptual_mae.measure.telling import Tell
+from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.pretrain.device import choose_device
 
 POOL_WORDS = {
@@ -47,181 +48,188 @@ class Part:
     measure: Callable[[], dict[str, Any]]
 
 
-def parts(config: EvaluateConfig, subject: Subject, images: Images, folder: Path, tell: Tell) -> Iterator[Part]:
-    """The parts of an evaluation that this encoder and these images allow, in the order to measure them.
+@dataclass(frozen=True)
+class Measurements:
+    """The parts that an encoder and some images allow.
 
-    Raises:
-        UsageError, PmaeError: a network for distances that cannot be had.
+    Attributes:
+        config: what is asked for.
+        subject: what is measured.
+        images: on what.
+        folder: where a part that takes hours keeps its state.
+        tell: told how far it is.
     """
-    if "reconstruction" in config.parts and subject.autoencoder is not None:
-        yield _reconstruction(config, subject, images)
-    if images.train is None:
-        return
-    common = {
-        "weights": weights_digest(subject.encoder),
-        "block": config.block,
-        "train": images_digest(images.train),
-        "test": images_digest(images.test),
-        "seed": config.seed,
-    }
-    for pool in config.pools:
-        if "knn" in config.parts:
-            yield _knn(config, subject, images, pool, common, tell)
-        if "linear" in config.parts:
-            probe = _cached if config.protocol == "cached" else _mae
-            yield probe(config, subject, images, pool, common, tell, folder)
+
+    config: EvaluateConfig
+    subject: Subject
+    images: Images
+    folder: Path
+    tell: Tell
+
+    def __iter__(self) -> Iterator[Part]:
+        """The parts, in the order to measure them.
+
+        Raises:
+            UsageError, PmaeError: a network for distances that cannot be had.
+        """
+        if "reconstruction" in self.config.parts and self.subject.autoencoder is not None:
+            yield self.reconstruction(self.subject.autoencoder)
+        if self.images.train is None:
+            return
+        probe = self.cached if self.config.protocol == "cached" else self.mae
+        for pool in self.config.pools:
+            if "knn" in self.config.parts:
+                yield self.knn(self.images.train, pool)
+            if "linear" in self.config.parts:
+                yield probe(self.images.train, pool)
+
+    # -- reconstruction ------------------------------------------------------------------------------------------------
+
+    def reconstruction(self, model: MaskedAutoencoder) -> Part:
+        """Errors of reconstructions, and distances in the features of other networks."""
+        config, ratio = self.config, mask_ratio(self.config, self.subject)
+        encoders = [open_encoder(spec, None, self.device)[0] for spec in config.fd]
+        extractors: list[Extractor] = [encoder_extractor(encoder) for encoder in encoders]
+        if config.inception != "none":
+            extractors.append(inception(None if config.inception == "auto" else Path(config.inception), self.device))
+        names = [extractor.name for extractor in extractors]
+
+        def measure() -> dict[str, Any]:
+            batches = eval_batches(
+                self.images.test,
+                image_size=model.image_size,
+                channels=model.in_channels,
+                batch_size=config.batch_size,
+                workers=self.workers,
+            )
+            return measure_reconstructions(model, batches, mask_ratio=ratio, seed=config.seed, extractors=extractors)
+
+        distances = f"; Fréchet distance in the features of {', '.join(names)}" if names else ""
+        return Part(
+            "reconstruction",
+            f"{ratio:.0%} of the patches removed, the same ones for every model; central crops of {self.images.split}; "
+            f"PSNR in dB, the mean over images; SSIM with an 11 x 11 Gaussian window{distances}",
+            {
+                "model": weights_digest(self.subject.encoder),
+                "test": images_digest(self.images.test),
+                "mask_ratio": ratio,
+                "seed": config.seed,
+                "distances": [*map(weights_digest, encoders), *names],
+            },
+            measure,
+        )
+
+    # -- classification ------------------------------------------------------------------------------------------------
+
+    def knn(self, train: Source, pool: Pool) -> Part:
+        """Nearest neighbours."""
+
+        def measure() -> dict[str, Any]:
+            learnt, tested = self.features(train), self.features(self.images.test)
+            found = knn_scores(learnt.pooled(pool), learnt.labels, tested.pooled(pool), tested.labels)
+            skipped = {"skipped": learnt.skipped + tested.skipped}
+            return {str(k): scores.as_dict() for k, scores in found.items()} | skipped
+
+        return Part(
+            f"knn/{pool}",
+            f"k nearest neighbours (k = {', '.join(map(str, KS))}) by cosine similarity of the {POOL_WORDS[pool]}, "
+            f"votes weighted by exp(similarity / 0.07); central crops; tested on {self.images.split}",
+            {"pool": pool, "ks": list(KS), **self.common(train)},
+            measure,
+        )
+
+    def cached(self, train: Source, pool: Pool) -> Part:
+        """The linear probe on features that are computed once."""
+        settings, views = LinearProbeConfig(seed=self.config.seed), self.config.views
+        settings = replace(settings, epochs=self.config.epochs) if self.config.epochs else settings
+
+        def measure() -> dict[str, Any]:
+            learnt, tested = self.features(train, views), self.features(self.images.test)
+            vectors, labels = learnt.pooled(pool), learnt.labels
+            if views:
+                # Views of an image follow each other: (n K, D) to (K, n, D).
+                vectors, labels = vectors.unflatten(0, (-1, views)).transpose(0, 1), labels[::views]
+            self.tell("training the linear probe", 0, 0)
+            result = cached_probe(vectors, labels, tested.pooled(pool), tested.labels, settings)
+            return result.as_dict() | {"skipped": learnt.skipped + tested.skipped}
+
+        crops = f"{views} random crops of each training image" if views else "central crops"
+        return Part(
+            f"linear/{pool}",
+            f"linear probe, protocol cached: {len(settings.learning_rates)} learning rates of SGD for "
+            f"{settings.epochs} epochs on the standardised {POOL_WORDS[pool]}, computed once ({crops}); the rate is "
+            f"chosen on {settings.held_out:.0%} of the training images; tested on {self.images.split}",
+            {"pool": pool, "views": views, "probe": asdict(settings), **self.common(train)},
+            measure,
+        )
+
+    def mae(self, train: Source, pool: Pool) -> Part:
+        """The linear probe of the MAE paper."""
+        settings = MaeProbeConfig(seed=self.config.seed)
+        if self.config.epochs:
+            warmup = min(settings.warmup_epochs, self.config.epochs // 9)
+            settings = replace(settings, epochs=self.config.epochs, warmup_epochs=warmup)
+
+        def measure() -> dict[str, Any]:
+            return mae_probe(
+                self.subject.encoder,
+                train,
+                self.images.test,
+                settings,
+                pool=pool,
+                block=self.config.block,
+                folder=self.folder / f"mae-probe-{pool}",
+                workers=self.workers,
+                progress=partial(self.tell, f"linear probe on the {POOL_WORDS[pool]}"),
+            ).as_dict()
+
+        return Part(
+            f"linear/{pool}",
+            f"linear probe, protocol mae: {settings.epochs} epochs of random resized crops through the frozen encoder, "
+            f"BatchNorm without affine and a linear layer on the {POOL_WORDS[pool]}, LARS at {settings.lr:g} with "
+            f"{settings.warmup_epochs} epochs of warm-up and cosine; tested on {self.images.split}",
+            {"pool": pool, "probe": asdict(settings), **self.common(train)},
+            measure,
+        )
+
+    def common(self, train: Source) -> dict[str, Any]:
+        """What every classification depends on."""
+        return {
+            "weights": weights_digest(self.subject.encoder),
+            "block": self.config.block,
+            "train": images_digest(train),
+            "test": images_digest(self.images.test),
+            "seed": self.config.seed,
+        }
+
+    def features(self, source: Source, views: int = 0) -> Features:
+        """Features of the images of a source, from the cache where they are there."""
+        return extract(
+            self.subject.encoder,
+            source,
+            block=self.config.block,
+            batch_size=self.config.batch_size,
+            workers=self.workers,
+            cache=Path(self.config.cache).expanduser() if self.config.cache else default_cache(),
+            views=views,
+            seed=self.config.seed,
+            progress=partial(self.tell, f"features of {source.name}"),
+        )
+
+    @property
+    def device(self) -> str:
+        """Where networks compute."""
+        return choose_device(self.config.device)
+
+    @property
+    def workers(self) -> int:
+        """Processes that read images."""
+        return auto_workers(self.device == "cuda") if self.config.workers == "auto" else self.config.workers
 
 
-def _reconstruction(config: EvaluateConfig, subject: Subject, images: Images) -> Part:
-    model, run = subject.autoencoder, subject.run
-    assert model is not None
-    assert run is not None
-    ratio = run.config.mask_ratio if config.mask_ratio is None else config.mask_ratio
-    encoders = [open_encoder(spec, None, choose_device(config.device))[0] for spec in config.fd]
-    extractors: list[Extractor] = [encoder_extractor(encoder) for encoder in encoders]
-    if config.inception != "none":
-        weights = None if config.inception == "auto" else Path(config.inception)
-        extractors.append(inception(weights, choose_device(config.device)))
-    names = [extractor.name for extractor in extractors]
-
-    def measure() -> dict[str, Any]:
-        stream = eval_stream(config, images.test, model.image_size, model.in_channels)
-        return measure_reconstructions(model, stream, mask_ratio=ratio, seed=config.seed, extractors=extractors)
-
-    distances = f"; Fréchet distance in the features of {', '.join(names)}" if names else ""
-    return Part(
-        "reconstruction",
-        f"{ratio:.0%} of the patches removed, the same ones for every model; central crops of {images.split}; "
-        f"PSNR in dB, the mean over images; SSIM with an 11 x 11 Gaussian window{distances}",
-        {
-            "model": weights_digest(subject.encoder),
-            "run": str(run.path.resolve()),
-            "test": images_digest(images.test),
-            "mask_ratio": ratio,
-            "seed": config.seed,
-            "distances": [*map(weights_digest, encoders), *names],
-        },
-        measure,
-    )
-
-
-def eval_stream(config: EvaluateConfig, source: Source, size: tuple[int, int], channels: int) -> EvalStream:
-    """Images in their central crops, as an evaluation reads them."""
-    return eval_batches(
-        source, image_size=size, channels=channels, batch_size=config.batch_size, workers=workers_of(config)
-    )
-
-
-def workers_of(config: EvaluateConfig) -> int:
-    """Processes that read images."""
-    return auto_workers(choose_device(config.device) == "cuda") if config.workers == "auto" else config.workers
-
-
-def _knn(
-    config: EvaluateConfig, subject: Subject, images: Images, pool: Pool, common: dict[str, Any], tell: Tell
-) -> Part:
-    def measure() -> dict[str, Any]:
-        train, test = (_features(config, subject, source, 0, tell) for source in _both(images))
-        found = knn_scores(train.pooled(pool), train.labels, test.pooled(pool), test.labels)
-        return {str(k): scores.as_dict() for k, scores in found.items()} | {"skipped": train.skipped + test.skipped}
-
-    return Part(
-        f"knn/{pool}",
-        f"k nearest neighbours (k = {', '.join(map(str, KS))}) by cosine similarity of the {POOL_WORDS[pool]}, votes "
-        f"weighted by exp(similarity / 0.07); central crops; tested on {images.split}",
-        {"pool": pool, "ks": list(KS), **common},
-        measure,
-    )
-
-
-def _cached(
-    config: EvaluateConfig,
-    subject: Subject,
-    images: Images,
-    pool: Pool,
-    common: dict[str, Any],
-    tell: Tell,
-    folder: Path,
-) -> Part:
-    settings = LinearProbeConfig(seed=config.seed)
-    settings = replace(settings, epochs=config.epochs) if config.epochs else settings
-
-    def measure() -> dict[str, Any]:
-        train = _features(config, subject, _both(images)[0], config.views, tell)
-        test = _features(config, subject, images.test, 0, tell)
-        vectors, labels = train.pooled(pool), train.labels
-        if config.views:
-            # Views of an image follow each other: (n K, D) to (K, n, D).
-            vectors, labels = vectors.unflatten(0, (-1, config.views)).transpose(0, 1), labels[:: config.views]
-        tell("training the linear probe", 0, 0)
-        result = cached_probe(vectors, labels, test.pooled(pool), test.labels, settings)
-        return result.as_dict() | {"skipped": train.skipped + test.skipped}
-
-    crops = f"{config.views} random crops of each training image" if config.views else "central crops"
-    return Part(
-        f"linear/{pool}",
-        f"linear probe, protocol cached: {len(settings.learning_rates)} learning rates of SGD for {settings.epochs} "
-        f"epochs on the standardised {POOL_WORDS[pool]}, computed once ({crops}); the rate is chosen on "
-        f"{settings.held_out:.0%} of the training images; tested on {images.split}",
-        {"pool": pool, "views": config.views, "probe": asdict(settings), **common},
-        measure,
-    )
-
-
-def _mae(
-    config: EvaluateConfig,
-    subject: Subject,
-    images: Images,
-    pool: Pool,
-    common: dict[str, Any],
-    tell: Tell,
-    folder: Path,
-) -> Part:
-    settings = MaeProbeConfig(seed=config.seed)
-    if config.epochs:
-        warmup = min(settings.warmup_epochs, config.epochs // 9)
-        settings = replace(settings, epochs=config.epochs, warmup_epochs=warmup)
-    train, test = _both(images)
-    depends = {"pool": pool, "probe": asdict(settings), **common}
-
-    def measure() -> dict[str, Any]:
-        return mae_probe(
-            subject.encoder,
-            train,
-            test,
-            settings,
-            pool=pool,
-            block=config.block,
-            folder=folder / f"mae-probe-{pool}",
-            workers=workers_of(config),
-            progress=partial(tell, f"linear probe on the {POOL_WORDS[pool]}"),
-        ).as_dict()
-
-    return Part(
-        f"linear/{pool}",
-        f"linear probe, protocol mae: {settings.epochs} epochs of random resized crops through the frozen encoder, "
-        f"BatchNorm without affine and a linear layer on the {POOL_WORDS[pool]}, LARS at {settings.lr:g} with "
-        f"{settings.warmup_epochs} epochs of warm-up and cosine; tested on {images.split}",
-        depends,
-        measure,
-    )
-
-
-def _both(images: Images) -> tuple[Source, Source]:
-    assert images.train is not None
-    return images.train, images.test
-
-
-def _features(config: EvaluateConfig, subject: Subject, source: Source, views: int, tell: Tell) -> Features:
-    progress: Progress = partial(tell, f"features of {source.name}")
-    return extract(
-        subject.encoder,
-        source,
-        block=config.block,
-        batch_size=config.batch_size,
-        workers=workers_of(config),
-        cache=Path(config.cache).expanduser() if config.cache else default_cache(),
-        views=views,
-        seed=config.seed,
-        progress=progress,
-    )
+def mask_ratio(config: EvaluateConfig, subject: Subject) -> float:
+    """Share of patches removed: what was asked for, or what the run was trained with."""
+    if config.mask_ratio is not None:
+        return config.mask_ratio
+    assert subject.run is not None
+    return subject.run.config.mask_ratio
