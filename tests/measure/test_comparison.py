@@ -55,6 +55,7 @@ def test_methods_are_trained_and_measured_alike(config: CompareConfig, in_this_p
     assert in_this_process == ["mse-seed0", "mse-seed1", "msg-gan-p+mae-seed0", "msg-gan-p+mae-seed1"]
     found = results(folder)
     assert found["state"] == "finished"
+    assert (found["data"]["train_images"], found["data"]["validation_images"]) == (45, 9)
     rows = {row["name"]: row for row in found["rows"]}
     assert [row["kind"] for row in found["rows"]] == ["method", "method", "floor", "floor", "published"]
     for name in ("mse", "msg-gan-p+mae"):

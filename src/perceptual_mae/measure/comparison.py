@@ -195,7 +195,7 @@ class _Content:
             self.runs.setdefault(name, run)
             entry["cost"] = _cost(run, facts)
             self.content["setup"] |= {key: facts[key] for key in ("device", "precision", "steps") if key in facts}
-        self._write()
+            self.content["data"]["train_images"] = facts.get("data", {}).get("images")
 
     def other(self, name: str, kind: str, spec: str) -> None:
         """Note an encoder that was not trained here."""
@@ -211,8 +211,7 @@ class _Content:
             keys = [part] if part == "reconstruction" else [f"{part}/top1", f"{part}/top5"]
             self.content["protocols"] |= dict.fromkeys(keys, entry["protocol"])
         if row["kind"] == "method":
-            images = {"train_images": data["train_images"], "validation_images": data["test_images"]}
-            self.content["data"] |= images | {"classes": data["classes"]}
+            self.content["data"] |= {"validation_images": data["test_images"], "classes": data["classes"]}
             self.content["notes"] += [note for note in found["notes"] if note not in self.content["notes"]]
         self._write()
 
