@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perceptual_mae.methods import METHODS
-from perceptual_mae.report.comparison_table import escaped, markdown_table
+from perceptual_mae.report.comparison_table import escaped, markdown_table, measure
 from perceptual_mae.report.story import KNN_NOTE
-from perceptual_mae.report.words import UNKNOWN, count, is_number
+from perceptual_mae.report.words import UNKNOWN, count
 
 NEIGHBOURS = "20"
 """The k that stands in the summary."""
 VERSIONS = {"output": "as drawn", "pasted": "visible patches pasted back", "removed": "removed patches"}
-PIXELS = {"l1": "L1", "psnr": "PSNR (dB)", "ssim": "SSIM", "fid": "FID", "is": "IS"}
 POOLS = {"cls": "[CLS]", "mean": "mean token", "both": "[CLS] and mean token"}
 
 
@@ -30,19 +29,13 @@ def _summary_of(name: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str
         for version, words in VERSIONS.items():
             for key, value in result.get(version, {}).items():
                 if not key.endswith("_std"):
-                    yield PIXELS.get(key, key.upper() if key.startswith("fd") else key), _number(key, value), words
+                    yield measure(key).head, measure(key).text(value), words
         return
     scores = result[NEIGHBOURS] if kind == "knn" else result
     words = f"k-NN, k = {NEIGHBOURS}" if kind == "knn" else "linear probe"
     low, high = scores["interval"]
     beside = f"top-1 of {POOLS[pool]}; 95 % interval {low:.1%} to {high:.1%}; top-5 {scores['top5']:.1%}"
     yield words, f"{scores['top1']:.1%}", beside
-
-
-def _number(key: str, value: Any) -> str:
-    if not is_number(value):
-        return UNKNOWN
-    return f"{value:.4f}" if key in {"l1", "ssim"} else f"{value:.2f}"
 
 
 def headline(content: Mapping[str, Any]) -> dict[str, float]:
