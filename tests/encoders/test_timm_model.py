@@ -25,8 +25,9 @@ def test_a_classifier_of_imagenet(golden: Path) -> None:
     pixels = images(3, 96, 96)
     features = expected_tokens(reference, pixels, *pixel_statistics(reference)).flatten(2).mT
     tokens = encoder(pixels)
-    torch.testing.assert_close(tokens[:, 1:], features, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tokens[:, 0], features.mean(dim=1), atol=1e-5, rtol=1e-5)
+    # With channels last, convolutions add up in another order.
+    torch.testing.assert_close(tokens[:, 1:], features, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tokens[:, 0], features.mean(dim=1), atol=1e-4, rtol=1e-4)
     assert (encoder.grid, encoder.embed_dim, encoder.depth, encoder.patch_size) == ((3, 3), 1280, 0, 32)
     assert text.startswith("tf_efficientnet_lite0, 96 x 96: 245 of 245 tensors matched; 2 of the file ignored (class")
 
