@@ -10,6 +10,8 @@ SCRIPTS = (
     ("benchmarks.step_rate", "--model", "micro"),
     ("benchmarks.loop_rate",),
     ("benchmarks.decode",),
+    ("benchmarks.probe",),
+    ("benchmarks.embed_rate",),
 )
 
 

@@ -49,3 +49,11 @@ def test_files_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
     ordinary.write_text("")
     path = write_atomically(tmp_path / "a.safetensors", lambda temporary: save_file({}, temporary))
     assert path.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_lists_of_numbers_are_one_line_of_json(tmp_path: Path) -> None:
+    value = {"confusion": [[1, 2], [3, -4.5e-7]], "names": ["[1, 2]", "a"], "none": [], "deep": [{"x": [0.25]}]}
+    text = write_json(tmp_path / "values.json", value).read_text()
+    assert json.loads(text) == value
+    assert "[3, -4.5e-07]" in text
+    assert text.count("\n") < 20

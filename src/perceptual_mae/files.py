@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """A JSON file, atomically. NaN and infinity are refused: they are no JSON."""
-    return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """A JSON file, atomically; a list of numbers is one line. NaN and infinity are refused: they are no JSON."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    text = re.sub(r"\[\s+([-+\d.eE,\s]+?)\s+\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
+    return write_text(path, text + "\n")
 
 
 def readable_as_usual(path: Path) -> None:

@@ -64,11 +64,12 @@ class NearestNeighbours:
         return bool(labelled) and every_epochs(moment, self.epochs)
 
     def __call__(self, moment: Moment) -> dict[str, float]:
-        """`knn/top1`, in [0, 1]."""
+        """`knn/top1`, in [0, 1]; nothing where no image of a split has a label."""
         assert moment.validation is not None
         train = mean_token_features(moment.model, some(moment.train, self.train_images, moment))
         test = mean_token_features(moment.model, some(moment.validation, self.validation_images, moment))
-        return {"knn/top1": knn_accuracy(*train, *test, k=self.k)}
+        known = all(bool((labels >= 0).any()) for _, labels in (train, test))
+        return {"knn/top1": knn_accuracy(*train, *test, k=self.k)} if known else {}
 
 
 def some(source: Source, count: int, moment: Moment) -> BatchStream:

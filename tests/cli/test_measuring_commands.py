@@ -24,9 +24,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_evaluate_prints_a_table(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
-    flags = (
-        f"--parts knn,linear --pools mean --test-images 60 --train-images 90 --out {out} --cache {cache}"
-    )
+    flags = f"--parts knn,linear --pools mean --test-images 60 --train-images 90 --out {out} --cache {cache}"
     assert main(["evaluate", str(run), *flags.split()]) == 0
     told = capsys.readouterr()
     assert "k-NN, k = 20" in told.out
