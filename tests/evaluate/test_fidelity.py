@@ -16,7 +16,6 @@ import pytest
 import scipy.linalg
 import timm
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -39,6 +38,8 @@ from perceptual_mae.evaluate.fidelity import (
     inception,
 )
 from perceptual_mae.models.encoder import Encoder
+
+ROOT = Path(__file__).parents[2]
 
 # -- Fréchet distance --------------------------------------------------------------------------------------------------
 

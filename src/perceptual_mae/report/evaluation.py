@@ -71,7 +71,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
     ]
     lines += [f"- {escaped(note)}" for note in content["notes"]]
-    if any(name.startswith("knn/") for name in entries):
+    if encoder.get("method") and any(name.startswith("knn/") for name in entries):
         lines += ["", KNN_NOTE]
     method = METHODS.get(encoder.get("method"))
     figures = [row.paper.linear_probe for row in method.rows.values() if row.paper.linear_probe] if method else []
