@@ -47,6 +47,11 @@ class Relabelled:
         return digest(b"relabelled", self.source.fingerprint().encode(), *(name.encode() for name in self.classes))
 
 
+def labels_of(source: Source) -> np.ndarray:
+    """The label of every image of a source, `(n,)` int64, -1 where unknown; no image is decoded."""
+    return np.array([source[index].label for index in range(len(source))], dtype=np.int64)
+
+
 def sample(source: Source, count: int | None, seed: int) -> Source:
     """At most `count` images of a source, a seeded choice in the source's order; None: the source itself."""
     if count is None or count >= len(source):
@@ -59,7 +64,7 @@ def held_out(source: Source, share: float, seed: int) -> tuple[Subset, Subset]:
 
     A class with one image keeps it on the first side. Reads every label once.
     """
-    labels = np.array([source[index].label for index in range(len(source))], dtype=np.int64)
+    labels = labels_of(source)
     shuffled = permutation(len(source), seed, Stream.HELD_OUT)
     out: list[np.ndarray] = []
     for label in np.unique(labels):

@@ -17,6 +17,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from perceptual_mae.data import MAX_PIXELS, SamplePlan, Source, eval_batches, to_float, train_loader
+from perceptual_mae.data.subset import labels_of
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluate.feature_cache import images_digest, weights_digest
 from perceptual_mae.evaluate.features import Pool, part_of
@@ -73,7 +74,7 @@ def mae_probe(
     config = config or MaeProbeConfig()
     if train.classes != test.classes:
         raise ValueError("train and test number their classes differently: see data.subset.Relabelled")
-    found = [source_labels(source) for source in (train, test)]
+    found = [torch.from_numpy(labels_of(source)) for source in (train, test)]
     train_labels, test_labels = (labels[labels >= 0] for labels in found)
     classes = check_labels(train_labels, test_labels)
 
@@ -238,8 +239,3 @@ def learning_rate(epoch: float, config: MaeProbeConfig) -> float:
         return config.lr * epoch / config.warmup_epochs
     share = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-def source_labels(source: Source) -> Tensor:
-    """The label of every image of a source, `(n,)` int64, -1 where unknown; no image is decoded."""
-    return torch.tensor([source[index].label for index in range(len(source))], dtype=torch.int64)

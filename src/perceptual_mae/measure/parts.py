@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Measurements:
             f"knn/{pool}",
             f"k nearest neighbours (k = {', '.join(map(str, KS))}) by cosine similarity of the {POOL_WORDS[pool]}, "
             f"votes weighted by exp(similarity / 0.07); central crops; tested on {self.images.split}",
-            {"pool": pool, "ks": list(KS), **self.common(train)},
+            {"pool": pool, "ks": list(KS), **self.common},
             measure,
         )
 
@@ -159,7 +159,7 @@ class Measurements:
             f"linear probe, protocol cached: {len(settings.learning_rates)} learning rates of SGD for "
             f"{settings.epochs} epochs on the standardised {POOL_WORDS[pool]}, computed once ({crops}); the rate is "
             f"chosen on {settings.held_out:.0%} of the training images; tested on {self.images.split}",
-            {"pool": pool, "views": views, "probe": asdict(settings), **self.common(train)},
+            {"pool": pool, "views": views, "probe": asdict(settings), **self.common},
             measure,
         )
 
@@ -188,16 +188,18 @@ class Measurements:
             f"linear probe, protocol mae: {settings.epochs} epochs of random resized crops through the frozen encoder, "
             f"BatchNorm without affine and a linear layer on the {POOL_WORDS[pool]}, LARS at {settings.lr:g} with "
             f"{settings.warmup_epochs} epochs of warm-up and cosine; tested on {self.images.split}",
-            {"pool": pool, "probe": asdict(settings), **self.common(train)},
+            {"pool": pool, "probe": asdict(settings), **self.common},
             measure,
         )
 
-    def common(self, train: Source) -> dict[str, Any]:
-        """What every classification depends on."""
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """What every classification depends on; every image and weight is read for it, once."""
+        assert self.images.train is not None
         return {
             "weights": weights_digest(self.subject.encoder),
             "block": self.config.block,
-            "train": images_digest(train),
+            "train": images_digest(self.images.train),
             "test": images_digest(self.images.test),
             "seed": self.config.seed,
         }
