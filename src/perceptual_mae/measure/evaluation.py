@@ -51,6 +51,7 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
         PmaeError: an encoder or images that cannot be had.
     """
     config.check()
+    console = console or Console(quiet=True)
     if choose_device(config.device) == "cpu":
         keep_freed_memory()
     subject = open_subject(config)
@@ -59,10 +60,8 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
     results = _Results.open(folder)
     results.begin(describe(config, subject, images), missing(config, subject, images))
     with telling(console) as tell:
-        say = console.print if console is not None else _nothing
-        say(f"{subject.encoder.name}: {subject.matched}", highlight=False, markup=False)
-        for note in results.content["notes"]:
-            say(note, highlight=False, markup=False)
+        for line in (f"{subject.encoder.name}: {subject.matched}", *results.content["notes"]):
+            console.print(line, highlight=False, markup=False)
         for part in Measurements(config, subject, images, folder, tell):
             if results.has(part):
                 continue
@@ -203,7 +202,3 @@ class _Results:
 def _key(part: Part) -> str:
     depends = {"version": VERSION, "part": part.name} | part.depends
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _nothing(*_: object, **__: object) -> None:
-    pass

@@ -11,11 +11,8 @@ Tell = Callable[[str, int, int], None]
 
 
 @contextmanager
-def telling(console: Console | None) -> Iterator[Tell]:
-    """Show on a console what is told; None: nowhere."""
-    if console is None or console.quiet:
-        yield lambda what, done, total: None
-        return
+def telling(console: Console) -> Iterator[Tell]:
+    """Show on a console what is told; on a quiet one, nothing."""
     current = ""
     if not console.is_terminal:
 

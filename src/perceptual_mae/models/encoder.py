@@ -101,9 +101,13 @@ class Encoder(nn.Module):
     def _flat(self, features: Tensor) -> Tensor:
         """Tokens as they come, or a map with its channels first or last: `(B, T, D)`."""
         if features.ndim == 4:
-            last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
-            return features.flatten(1, 2) if last else features.flatten(2).mT
+            return features.flatten(1, 2) if self._channels_last else features.flatten(2).mT
         return features
+
+    @property
+    def _channels_last(self) -> bool:
+        """Whether the network gives its map as `(B, H, W, C)`."""
+        return str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
 
     def _with_cls(self, tokens: Tensor) -> Tensor:
         """`(B, T, D)`, prefix tokens first, to `[CLS]` and patches."""
@@ -118,8 +122,8 @@ class Encoder(nn.Module):
         """Grid and width of the tokens, seen from one image."""
         features = self.network.forward_features(torch.zeros(1, self.in_channels, *self.image_size))
         if features.ndim == 4:
-            last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
-            rows, columns, width = features.shape[1:] if last else (*features.shape[2:], features.shape[1])
+            shape = features.shape[1:]
+            rows, columns, width = shape if self._channels_last else (*shape[1:], shape[0])
             return (int(rows), int(columns)), int(width)
         grid = getattr(getattr(self.network, "patch_embed", None), "grid_size", None)
         tokens = features.shape[1] - getattr(self.network, "num_prefix_tokens", 0)
