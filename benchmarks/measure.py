@@ -12,7 +12,7 @@ from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.pretrain.build import build_optimizer, compile_regions
 from perceptual_mae.pretrain.config import OptimizerConfig
-from perceptual_mae.pretrain.memory import keep_freed_memory
+from perceptual_mae.training.memory import keep_freed_memory
 
 GFLOP = {"base": 58.8, "micro": 0.126}
 """Forward, backward and step over one image at the sizes below; a multiply-add is two."""

@@ -30,13 +30,12 @@ from perceptual_mae.pretrain.config import (
     LogConfig,
     OptimizerConfig,
     PretrainConfig,
-    from_dict,
-    to_dict,
 )
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loss_network import open_loss_network
-from perceptual_mae.pretrain.signals import Interrupted
 from perceptual_mae.report.figures import save, side_by_side
+from perceptual_mae.settings import from_dict, to_dict
+from perceptual_mae.training.signals import Interrupted
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -78,7 +77,7 @@ def changed(config: PretrainConfig, changes: list[str]) -> PretrainConfig:
         path, _, value = change.partition("=")
         *groups, key = path.replace("-", "_").split(".")
         reduce(getitem, groups, values)[key] = yaml.safe_load(value)
-    return from_dict(values)
+    return from_dict(PretrainConfig, values)
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.pretrain.cast import Cast, build_cast
 from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
-from perceptual_mae.pretrain.device import make_accelerator
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig
-from perceptual_mae.pretrain.memory import keep_freed_memory, peak_memory
 from perceptual_mae.pretrain.player import MicroBatch
-from perceptual_mae.pretrain.schedule import Clock
+from perceptual_mae.training.device import make_accelerator
+from perceptual_mae.training.memory import keep_freed_memory, peak_memory
+from perceptual_mae.training.schedule import Clock
 
 PAPER = {"mse": 1.0, "ls-gan-p": 2.35, "stylegan2-ada-p": 4.35}
 WANTED = {"ms-ssim": 1.1, "ls-gan-p": 1.6, "msg-gan-p": 1.8, "stylegan2-ada-p": 2.2}
@@ -52,7 +52,7 @@ def settings(method: str, options: argparse.Namespace) -> PretrainConfig:
 def stepper(method: str, options: argparse.Namespace) -> tuple[Cast, Callable[[int], Any]]:
     """The players of a method, and a function that takes the step with a number."""
     config = settings(method, options)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.device, config.precision, out=config.out)
     cast = build_cast(config, accelerator)
     device, batch = accelerator.device, options.batch
     images = torch.rand(batch, 3, *config.size, device=device)

@@ -11,8 +11,8 @@ from perceptual_mae.methods import METHODS
 
 PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
-    {"__init__", "errors", "files", "seeds", "foreign_pickle"},
-    {"models", "losses", "augment", "data", "dvae_file", "weight_files"},
+    {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle"},
+    {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
     {"api", "attention_maps", "measure", "doctor", "cli", "app"},
@@ -21,6 +21,7 @@ FLOORS = (
 NEIGHBOURS = {
     ("__init__", "encoders"),  # `perceptual_mae.load_encoder`, which imports when it is asked for
     ("foreign_pickle", "errors"),
+    ("settings", "errors"),
     ("dvae_file", "models"),  # what a file of weights has to fit
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
@@ -97,6 +98,7 @@ FORBIDDEN = {
     "augment": {"yaml", "json", "jsonargparse", "argparse", "logging", "matplotlib", "rich"},
     "data": {"timm", "accelerate", "matplotlib", "jsonargparse"},
     "methods": {"torch", "timm"},
+    "training": {"timm", "matplotlib", "jsonargparse", "argparse"},
     "pretrain": {"matplotlib", "jsonargparse", "argparse"},
     "evaluate": {"matplotlib", "jsonargparse", "argparse"},
     "report": {"timm", "accelerate", "jsonargparse", "argparse"},

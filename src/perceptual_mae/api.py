@@ -16,13 +16,14 @@ from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
 from perceptual_mae.pretrain.build import build_model, trained_model
-from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig, to_dict
-from perceptual_mae.pretrain.device import choose_device, describe_machine, make_accelerator
+from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loop import Trainer
-from perceptual_mae.pretrain.memory import keep_freed_memory, peak_memory
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.html import write_report
+from perceptual_mae.settings import to_dict
+from perceptual_mae.training.device import choose_device, describe_machine, make_accelerator
+from perceptual_mae.training.memory import keep_freed_memory, peak_memory
 
 EXPECTATION_IMAGES = 256
 """Images that the loss of a model that has learnt nothing is measured on."""
@@ -39,7 +40,13 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         PmaeError: data that cannot be read, a loss that is not finite, an interruption (everything is saved).
     """
     config.check()
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(
+        config.device,
+        config.precision,
+        out=config.out,
+        compiled=config.compile,
+        tensorboard=config.log.tensorboard,
+    )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     main = accelerator.is_main_process

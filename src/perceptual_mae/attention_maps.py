@@ -13,10 +13,10 @@ from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluate.attention import Heads, attention_layer, cls_attention, has_cls, mass_threshold, pick_heads
 from perceptual_mae.models.encoder import Encoder
-from perceptual_mae.pretrain.device import choose_device
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.report.attention_grid import ModelMaps, attention_grid
 from perceptual_mae.report.figures import save
+from perceptual_mae.training.device import choose_device
 
 
 def attention(

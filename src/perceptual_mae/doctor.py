@@ -59,7 +59,7 @@ def _optional(module: str, purpose: str, line: str) -> Finding:
 def _devices() -> list[Finding]:
     import torch
 
-    from perceptual_mae.pretrain.device import find_compiler
+    from perceptual_mae.training.device import find_compiler
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     findings = [

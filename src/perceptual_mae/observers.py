@@ -10,9 +10,9 @@ from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
 from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
 from perceptual_mae.pretrain.config import LogConfig
 from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
-from perceptual_mae.pretrain.schedule import spread
 from perceptual_mae.report.figures import reconstruction_grid, save
 from perceptual_mae.seeds import Stream, permutation
+from perceptual_mae.training.schedule import spread
 
 
 class Pictures:

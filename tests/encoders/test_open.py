@@ -22,8 +22,9 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.positions import resample
 from perceptual_mae.pretrain.build import build_model
-from perceptual_mae.pretrain.checkpoint import Checkpoint, save
-from perceptual_mae.pretrain.config import PixelConfig, PretrainConfig, to_dict
+from perceptual_mae.pretrain.config import PixelConfig, PretrainConfig
+from perceptual_mae.settings import to_dict
+from perceptual_mae.training.checkpoint import Checkpoint, save
 
 MakeConfig = Callable[..., PretrainConfig]
 

@@ -15,7 +15,7 @@ from perceptual_mae.measure import comparison
 from perceptual_mae.measure.comparison import compare, train
 from perceptual_mae.measure.config import CompareConfig
 from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.signals import Interrupted
+from perceptual_mae.training.signals import Interrupted
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceptual_mae.pretrain.checkpoint import checkpoints, load
 from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.training.checkpoint import checkpoints, load
 
 LOG = LogConfig(every=4, pictures=0, validate_every=0.1, validation_images=32, tensorboard=False)
 LONG: dict[str, Any] = {"max_steps": 110, "save_every": 7, "lr": 2e-3, "log": LOG}

@@ -16,13 +16,13 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.models.dvae import DvaeEncoder
 from perceptual_mae.pretrain.build import trained_model
 from perceptual_mae.pretrain.cast import build_cast
-from perceptual_mae.pretrain.checkpoint import checkpoints
 from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.device import make_accelerator
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.lens import FixedLens
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, PathConfig
 from perceptual_mae.pretrain.player import MicroBatch
+from perceptual_mae.training.checkpoint import checkpoints
+from perceptual_mae.training.device import make_accelerator
 
 MakeConfig = Callable[..., PretrainConfig]
 ROWS = [(name, architecture) for name, method in METHODS.items() for architecture in method.rows]
@@ -102,7 +102,7 @@ def test_every_term_gives_the_decoder_a_gradient_and_what_it_looks_through_none(
     make_config: MakeConfig, settings: Callable[..., dict[str, Any]], method: str, architecture: str
 ) -> None:
     config = make_config(**settings(method, architecture))
-    cast = build_cast(config, make_accelerator(config))
+    cast = build_cast(config, make_accelerator(config.device, config.precision, out=config.out))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     part = MicroBatch(images, torch.rand(4, 16))
     for term in cast.step.terms:

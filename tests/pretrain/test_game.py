@@ -17,11 +17,11 @@ from perceptual_mae.losses.term import Seen
 from perceptual_mae.models.pyramid import image_pyramid
 from perceptual_mae.pretrain.cast import Cast, build_cast
 from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.device import make_accelerator
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.pretrain.player import MicroBatch, Player
-from perceptual_mae.pretrain.schedule import Clock
-from perceptual_mae.pretrain.tally import Tally
+from perceptual_mae.training.device import make_accelerator
+from perceptual_mae.training.schedule import Clock
+from perceptual_mae.training.tally import Tally
 
 EVEN, ODD = Clock(10, 10), Clock(0, 10)
 """Steps of an even epoch, in which features are matched, and of an odd one; no regularisation is due in either."""
@@ -47,7 +47,7 @@ def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings
         "losses": LossesConfig(adversarial_balance=None, feature_balance=None),
     }
     config = make_config(method=method, **(usual | settings))
-    return build_cast(config, make_accelerator(config))
+    return build_cast(config, make_accelerator(config.device, config.precision, out=config.out))
 
 
 def batch(cast: Cast, count: int = 8, parts: int = 1) -> list[MicroBatch]:

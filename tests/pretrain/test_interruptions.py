@@ -15,9 +15,10 @@ import yaml
 
 from perceptual_mae.api import pretrain
 from perceptual_mae.cli.main import main
-from perceptual_mae.pretrain.checkpoint import Checkpoint, checkpoints, newest
-from perceptual_mae.pretrain.config import PretrainConfig, to_dict
+from perceptual_mae.pretrain.config import PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.settings import to_dict
+from perceptual_mae.training.checkpoint import Checkpoint, checkpoints, newest
 
 SameRun = Callable[[Path, Path], None]
 PATIENCE = 120.0

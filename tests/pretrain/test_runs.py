@@ -21,9 +21,9 @@ from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.pretrain import build
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.checkpoint import checkpoints, load
 from perceptual_mae.pretrain.config import LogConfig, OptimizerConfig, PixelConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.training.checkpoint import checkpoints, load
 
 MakeConfig = Callable[..., PretrainConfig]
 SameRun = Callable[[Path, Path], None]

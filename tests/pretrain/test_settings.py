@@ -13,10 +13,8 @@ from perceptual_mae.pretrain.config import (
     OptimizerConfig,
     PixelConfig,
     PretrainConfig,
-    differences,
-    from_dict,
-    to_dict,
 )
+from perceptual_mae.settings import differences, from_dict, to_dict
 
 FREE = {
     *("out", "epochs", "max_steps", "device", "workers", "save_every", "loader.max_pixels"),
@@ -45,12 +43,12 @@ FULL = PretrainConfig(
 def test_round_trip_through_yaml(config: PretrainConfig) -> None:
     text = yaml.safe_dump(to_dict(config), allow_unicode=True)
     assert "python/tuple" not in text
-    assert from_dict(yaml.safe_load(text)) == config
-    assert from_dict(to_dict(config)) == config
+    assert from_dict(PretrainConfig, yaml.safe_load(text)) == config
+    assert from_dict(PretrainConfig, to_dict(config)) == config
 
 
 def test_settings_that_a_file_does_not_name_have_their_defaults() -> None:
-    config = from_dict({"data": "photos", "optimizer": {"weight_decay": 0.1}})
+    config = from_dict(PretrainConfig, {"data": "photos", "optimizer": {"weight_decay": 0.1}})
     assert config == PretrainConfig(data="photos", optimizer=OptimizerConfig(weight_decay=0.1))
 
 
@@ -65,7 +63,7 @@ def test_settings_that_a_file_does_not_name_have_their_defaults() -> None:
 )
 def test_unknown_settings_are_refused_with_the_nearest(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
-        from_dict({"data": "photos"} | settings)
+        from_dict(PretrainConfig, {"data": "photos"} | settings)
 
 
 def leaves(config: Any, path: str = "") -> dict[str, Any]:
@@ -147,7 +145,7 @@ def test_image_sizes_that_are_none(given: str) -> None:
 )
 def test_settings_that_cannot_be_right(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        from_dict({"data": "photos"} | settings).check()
+        from_dict(PretrainConfig, {"data": "photos"} | settings).check()
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 2
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from perceptual_mae.models import Reconstruction
 from perceptual_mae.models.masking import Masking
 from perceptual_mae.pretrain.player import MicroBatch, Player
-from perceptual_mae.pretrain.schedule import Clock
 from perceptual_mae.pretrain.step import TrainingStep, WeightedTerm
-from perceptual_mae.pretrain.tally import NonFinite, Tally
+from perceptual_mae.training.schedule import Clock
+from perceptual_mae.training.tally import NonFinite, Tally
 
 CLOCK = Clock(0, 10)
 

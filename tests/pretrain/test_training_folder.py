@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.pretrain.config import OptimizerConfig, PretrainConfig, to_dict
+from perceptual_mae.pretrain.config import OptimizerConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.settings import to_dict
 
 MakeConfig = Callable[..., PretrainConfig]
 

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.pretrain.device import choose_device, choose_precision
 from perceptual_mae.pretrain.moment import every_epochs
-from perceptual_mae.pretrain.progress import ProgressDisplay
-from perceptual_mae.pretrain.schedule import Clock
+from perceptual_mae.training.device import choose_device, choose_precision
+from perceptual_mae.training.progress import ProgressDisplay
+from perceptual_mae.training.schedule import Clock
 
 
 def shown(steps: int, done: int = 0, terminal: bool = False) -> str:

@@ -7,7 +7,8 @@ from dataclasses import fields
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.evaluate.config import EvaluateConfig
 from perceptual_mae.measure.config import CompareConfig
-from perceptual_mae.pretrain.config import PretrainConfig, from_dict
+from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.settings import from_dict
 
 SET_HERE = {"out", "method", "architecture", "loss_network"}
 """Settings of the training that the comparison makes itself."""
@@ -27,7 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     values = make_parser().parse(arguments).as_dict()
     evaluation = EvaluateConfig(encoder="", **values.pop("evaluate"))
     own = {field.name: values.pop(field.name) for field in fields(CompareConfig) if field.name in values}
-    config = CompareConfig(pretrain=from_dict(values), evaluate=evaluation, **own)
+    config = CompareConfig(pretrain=from_dict(PretrainConfig, values), evaluate=evaluation, **own)
     config.check()
 
     from rich.console import Console

@@ -46,8 +46,8 @@ def run(arguments: Sequence[str]) -> None:
     from perceptual_mae.data.joined import open_splits
     from perceptual_mae.encoders import open_encoder
     from perceptual_mae.evaluate.embed import embed, skipped_list
-    from perceptual_mae.pretrain.device import choose_device
-    from perceptual_mae.pretrain.memory import keep_freed_memory
+    from perceptual_mae.training.device import choose_device
+    from perceptual_mae.training.memory import keep_freed_memory
 
     # What torchrun tells its processes.
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

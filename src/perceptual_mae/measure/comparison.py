@@ -23,11 +23,12 @@ from perceptual_mae.measure.config import FLOORS, CompareConfig
 from perceptual_mae.measure.evaluation import evaluate
 from perceptual_mae.measure.pictures import draw_side_by_side
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.config import PretrainConfig, to_dict
+from perceptual_mae.pretrain.config import PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
-from perceptual_mae.pretrain.signals import Interrupted
 from perceptual_mae.report.comparison import write_comparison
 from perceptual_mae.report.evaluation import headline
+from perceptual_mae.settings import to_dict
+from perceptual_mae.training.signals import Interrupted
 
 Row = dict[str, Any]
 

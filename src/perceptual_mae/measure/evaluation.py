@@ -26,11 +26,11 @@ from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.parts import VERSION, Measurements, Part, mask_ratio
 from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
 from perceptual_mae.measure.telling import telling
-from perceptual_mae.pretrain.device import choose_device
-from perceptual_mae.pretrain.memory import keep_freed_memory
 from perceptual_mae.report.confusion import confusion_figure
 from perceptual_mae.report.evaluation import markdown, summary
 from perceptual_mae.report.figures import reconstruction_grid, save
+from perceptual_mae.training.device import choose_device
+from perceptual_mae.training.memory import keep_freed_memory
 
 PICTURED = 8
 """Images in the picture of reconstructions."""

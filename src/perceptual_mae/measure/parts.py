@@ -20,7 +20,7 @@ from perceptual_mae.evaluate.reconstruction_metrics import measure_reconstructio
 from perceptual_mae.measure.subject import Images, Subject
 from perceptual_mae.measure.telling import Tell
 from perceptual_mae.models import MaskedAutoencoder
-from perceptual_mae.pretrain.device import choose_device
+from perceptual_mae.training.device import choose_device
 
 POOL_WORDS = {
     "cls": "[CLS] token",

@@ -8,9 +8,9 @@ from perceptual_mae.data import fixed_images, open_source
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.evaluate.reconstruction import look
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.device import choose_device
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.report.figures import save, side_by_side
+from perceptual_mae.training.device import choose_device
 
 COUNT = 8
 """Images in a picture."""

@@ -11,8 +11,8 @@ from perceptual_mae.evaluate.config import EvaluateConfig
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.device import choose_device
 from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.training.device import choose_device
 
 HELD_OUT = 0.2
 """Share of the images that are tested on where the data has no split for it."""

@@ -19,12 +19,12 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.discriminator import Discriminator
 from perceptual_mae.models.msg_mae import MultiScaleAutoencoder
-from perceptual_mae.pretrain.checkpoint import Checkpoint, newest
 from perceptual_mae.pretrain.config import OptimizerConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loss_config import LossesConfig
 from perceptual_mae.pretrain.step import WeightedTerm
 from perceptual_mae.seeds import Stream, mixed
+from perceptual_mae.training.checkpoint import Checkpoint, newest
 
 GENERATORS: dict[str, Callable[..., MaskedAutoencoder]] = {
     "mae": MaskedAutoencoder.from_size,

@@ -3,19 +3,14 @@
 Imports no torch, so that `pmae pretrain --help` answers at once.
 """
 
-import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
-
-
-def _free(default: Any) -> Any:
-    """A setting that a resumed run may change: it does not change which training this is."""
-    return field(default=default, metadata={"free": True})
+from perceptual_mae.settings import free
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class LoaderConfig:
         max_pixels: images with more pixels are skipped unread (decompression bombs).
     """
 
-    max_pixels: int = _free(100_000_000)
+    max_pixels: int = free(100_000_000)
 
 
 @dataclass(frozen=True)
@@ -80,14 +75,14 @@ class LogConfig:
         tensorboard: write TensorBoard files beside metrics.jsonl.
     """
 
-    every: int = _free(20)
-    pictures: int = _free(12)
-    picture_images: int = _free(8)
-    validate_every: float = _free(1.0)
-    validation_images: int = _free(1000)
-    knn_every: float = _free(0.0)
-    knn_images: int = _free(5000)
-    tensorboard: bool = _free(True)
+    every: int = free(20)
+    pictures: int = free(12)
+    picture_images: int = free(8)
+    validate_every: float = free(1.0)
+    validation_images: int = free(1000)
+    knn_every: float = free(0.0)
+    knn_images: int = free(5000)
+    tensorboard: bool = free(True)
 
 
 @dataclass(frozen=True)
@@ -99,8 +94,8 @@ class CheckpointConfig:
         keep: how many of the newest checkpoints stay.
     """
 
-    minutes: float = _free(10.0)
-    keep: int = _free(2)
+    minutes: float = free(10.0)
+    keep: int = free(2)
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ class PretrainConfig:
     """
 
     data: str
-    out: str = _free("runs/pretrain")
+    out: str = free("runs/pretrain")
     val_data: str | None = None
     method: str = "mse"
     architecture: Literal["mae", "msg-mae"] | None = None
@@ -142,16 +137,16 @@ class PretrainConfig:
     model: Literal["micro", "tiny", "small", "base", "large", "huge"] = "base"
     image_size: int | str = 224
     patch_size: int = 16
-    epochs: int = _free(300)
-    max_steps: int | None = _free(None)
+    epochs: int = free(300)
+    max_steps: int | None = free(None)
     batch_size: int = 256
     lr: float | None = None
     mask_ratio: float = 0.75
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = _free("auto")
-    workers: int | Literal["auto"] = _free("auto")
+    device: Literal["auto", "cpu", "cuda"] = free("auto")
+    workers: int | Literal["auto"] = free("auto")
     seed: int = 0
-    save_every: int = _free(500)
+    save_every: int = free(500)
     compile: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     pixels: PixelConfig = field(default_factory=PixelConfig)
@@ -266,52 +261,3 @@ class PretrainConfig:
             ("path.weight", self.path.weight, *zero),
             ("path.every", self.path.every, *one),
         ]
-
-
-def to_dict(config: PretrainConfig) -> dict[str, Any]:
-    """Nested plain values, ready for YAML; tuples become lists."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    return plain(dataclasses.asdict(config))
-
-
-def from_dict(settings: dict[str, Any]) -> PretrainConfig:
-    """The inverse of `to_dict`, for run folders. Unknown settings are refused.
-
-    Raises:
-        UsageError: a setting that does not exist.
-    """
-    return _build(PretrainConfig, settings, "")
-
-
-def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
-    """Settings in which two configurations are not the same training, as `name: old, now new`."""
-    return list(_differences(old, new, ""))
-
-
-def _build(cls: Any, settings: dict[str, Any], path: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for name in settings:
-        if name not in fields:
-            known = [f"{path}{field}" for field in fields]
-            raise UsageError(f"unknown setting {path}{name}{nearest(f'{path}{name}', known)}")
-    values = {}
-    for name, value in settings.items():
-        factory = fields[name].default_factory
-        nested = dataclasses.is_dataclass(factory) and isinstance(value, dict)
-        plain = tuple(value) if isinstance(value, list) else value
-        values[name] = _build(factory, value, f"{path}{name}.") if nested else plain
-    return cls(**values)
-
-
-def _differences(old: Any, new: Any, path: str) -> Any:
-    for f in dataclasses.fields(old):
-        before, after = getattr(old, f.name), getattr(new, f.name)
-        if dataclasses.is_dataclass(before):
-            yield from _differences(before, after, f"{path}{f.name}.")
-        elif before != after and not f.metadata.get("free"):
-            yield f"{path}{f.name}: {before}, now {after}"

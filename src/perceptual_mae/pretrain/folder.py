@@ -1,179 +1,19 @@
-"""The folder of a run: its configuration, its metrics, what it skipped, and who may write to it."""
+"""The folder of a pre-training run."""
 
-import fcntl
-import json
-import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import yaml
-
-from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.files import write_json, write_text
-from perceptual_mae.pretrain.config import PretrainConfig, differences, from_dict, to_dict
-
-Record = dict[str, Any]
+from perceptual_mae.errors import UsageError
+from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.settings import from_dict
+from perceptual_mae.training.folder import TrainingFolder
 
 
-class RunFolder:
-    """A run on disk.
-
-    Open one with `RunFolder.claim` to train in it, with `RunFolder.read` to look at it.
-    """
-
-    def __init__(self, path: Path, config: PretrainConfig) -> None:
-        self.path, self.config = path, config
-        self.checkpoints = path / "checkpoints"
-        self.figures = path / "figures"
-        self.metrics = path / "metrics.jsonl"
-        self._skipped: set[str] = set()
-        self._lock: TextIO | None = None
+class RunFolder(TrainingFolder[PretrainConfig]):
+    """A pre-training run on disk."""
 
     @classmethod
-    def read(cls, path: Path | str) -> "RunFolder":
-        """Open a run to look at.
-
-        Raises:
-            UsageError: `path` is no run folder.
-        """
-        path = Path(path)
-        try:
-            settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UsageError(f"{path} is no run folder: it has no config.yaml") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UsageError(f"{path}/config.yaml cannot be read: {str(error).splitlines()[0]}") from None
-        if not isinstance(settings, dict):
-            raise UsageError(f"{path}/config.yaml holds no settings")
-        try:
-            return cls(path, from_dict(settings))
-        except UsageError as error:
-            raise UsageError(f"{path}/config.yaml: {error}") from None
-
-    @classmethod
-    def claim(cls, config: PretrainConfig, write: bool = True) -> "RunFolder":
-        """Open or make the folder of a run to train in; nobody else can until it is closed or the process dies.
-
-        Args:
-            config: the run; a folder that is already there must belong to the same training.
-            write: False for processes beside the main one, which only read.
-
-        Raises:
-            UsageError: the folder belongs to another configuration, or is something else.
-            PmaeError: another process is training in it, or it cannot be written.
-        """
-        path = Path(config.out)
-        try:
-            if path.exists() and not path.is_dir():
-                raise UsageError(f"--out {path}: this is a file; name a folder")
-            if _has_begun(path):
-                _refuse_other(path, cls.read(path).config, config)
-            elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
-                raise UsageError(f"--out {path}: the folder is not empty and holds no run; name another")
-            run = cls(path, config)
-            if write:
-                path.mkdir(parents=True, exist_ok=True)
-                run._take_lock()
-                run.checkpoints.mkdir(exist_ok=True)
-                run.figures.mkdir(exist_ok=True)
-                write_text(path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-            if (path / "skipped.txt").exists():
-                run._skipped = set((path / "skipped.txt").read_text(encoding="utf-8").splitlines())
-        except OSError as error:
-            raise PmaeError(f"--out {path}: {error.strerror or error}") from None
-        return run
-
-    def close(self) -> None:
-        """Let others train in the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    # -- metrics -------------------------------------------------------------------------------------------------------
-
-    def records(self) -> list[Record]:
-        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out."""
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        parsed = (_parse(line) for line in lines)
-        return [record for record in parsed if record is not None]
-
-    def rewind(self, step: int) -> None:
-        """Forget metrics of steps after `step`: they will come again."""
-        kept = [record for record in self.records() if record["step"] <= step]
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
-
-    def append(self, record: Record) -> None:
-        """Add a line to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def skip(self, skipped: Iterable[tuple[str, str]]) -> int:
-        """Note images that could not be read in `skipped.txt`, each once.
-
-        Returns:
-            how many the run has skipped so far.
-        """
-        lines = {f"{_printable(name)}\t{_printable(reason)}" for name, reason in skipped} - self._skipped
-        if lines:
-            with (self.path / "skipped.txt").open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in sorted(lines))
-            self._skipped |= lines
-        return len(self._skipped)
-
-    # -- what the run is -----------------------------------------------------------------------------------------------
-
-    def describe(self, **facts: Any) -> None:
-        """Merge facts into `run.json`."""
-        write_json(self.path / "run.json", self.facts() | facts)
-
-    def facts(self) -> dict[str, Any]:
-        """What `run.json` says; empty where there is none."""
-        try:
-            facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
-
-    def _take_lock(self) -> None:
-        lock = (self.path / ".lock").open("w")
-        try:
-            # The kernel lets go of it when the last process that has it open dies, however it dies.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise PmaeError(f"--out {self.path}: another process is training in this folder") from None
-        self._lock = lock
-        # Data workers must not hold it: they outlast a killed run by seconds, in which it could not be continued.
-        os.register_at_fork(after_in_child=self.close)
-
-
-def _has_begun(path: Path) -> bool:
-    """Whether a run has come to a step: one that ended in a wrong flag before may be begun anew with the right one."""
-    checkpoints = path / "checkpoints"
-    begun = (path / "metrics.jsonl").exists() or (checkpoints.is_dir() and any(checkpoints.iterdir()))
-    return (path / "config.yaml").exists() and begun
-
-
-def _refuse_other(path: Path, old: PretrainConfig, new: PretrainConfig) -> None:
-    changed = differences(old, new)
-    if changed:
-        raise UsageError(
-            f"--out {path} belongs to another configuration ({'; '.join(changed)}): "
-            "repeat its settings or name another folder"
-        )
-
-
-def _parse(line: str) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
-
-
-def _printable(text: str) -> str:
-    """File names can hold anything; a line of `skipped.txt` is one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+    def parse(cls, settings: dict[str, Any]) -> PretrainConfig:
+        """See `TrainingFolder.parse`."""
+        if "task" in settings:
+            raise UsageError(f"this is a run of `pmae finetune {settings['task']}`, not one of `pmae pretrain`")
+        return from_dict(PretrainConfig, settings)

@@ -16,19 +16,20 @@ from perceptual_mae.data import Batch, SamplePlan, Source, auto_workers, to_floa
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.masking import draw_noise
-from perceptual_mae.pretrain import checkpoint
 from perceptual_mae.pretrain.cast import build_cast
-from perceptual_mae.pretrain.checkpoint import Checkpoint
-from perceptual_mae.pretrain.folder import Record, RunFolder
+from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.health import LONG, health
-from perceptual_mae.pretrain.meter import Meter, Stopwatch
 from perceptual_mae.pretrain.moment import Moment, Observer
 from perceptual_mae.pretrain.player import MicroBatch
-from perceptual_mae.pretrain.progress import ProgressDisplay
-from perceptual_mae.pretrain.schedule import Clock, learning_rate, total_steps
-from perceptual_mae.pretrain.signals import Interrupted, StopRequest
-from perceptual_mae.pretrain.tally import NonFinite
 from perceptual_mae.seeds import Stream, generator, mixed
+from perceptual_mae.training import checkpoint
+from perceptual_mae.training.checkpoint import Checkpoint
+from perceptual_mae.training.folder import Record
+from perceptual_mae.training.meter import Meter, Stopwatch
+from perceptual_mae.training.progress import ProgressDisplay
+from perceptual_mae.training.schedule import Clock, learning_rate, total_steps
+from perceptual_mae.training.signals import Interrupted, StopRequest
+from perceptual_mae.training.tally import NonFinite
 
 
 class Trainer:
@@ -38,7 +39,7 @@ class Trainer:
         run: its folder, claimed.
         train: the images.
         validation: images that are not trained on, for observers.
-        accelerator: device, precision and processes, as `pretrain.device` sets them up.
+        accelerator: device, precision and processes, as `training.device` sets them up.
         observers: who looks on.
         console: where progress is shown; None: nowhere.
 

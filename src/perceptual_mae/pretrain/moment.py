@@ -6,7 +6,7 @@ from typing import Protocol
 from perceptual_mae.data import Source
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.pretrain.folder import RunFolder
-from perceptual_mae.pretrain.schedule import Clock
+from perceptual_mae.training.schedule import Clock
 
 
 @dataclass(frozen=True)

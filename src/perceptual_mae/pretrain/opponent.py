@@ -15,8 +15,8 @@ from perceptual_mae.models import Reconstruction
 from perceptual_mae.models.discriminator import Discriminator
 from perceptual_mae.models.pyramid import image_pyramid
 from perceptual_mae.pretrain.player import MicroBatch, Player
-from perceptual_mae.pretrain.schedule import Clock
-from perceptual_mae.pretrain.tally import Tally
+from perceptual_mae.training.schedule import Clock
+from perceptual_mae.training.tally import Tally
 
 
 @dataclass

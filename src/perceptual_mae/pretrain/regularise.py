@@ -11,9 +11,9 @@ from perceptual_mae.losses.path_length import PathLength, exact_lengths, finite_
 from perceptual_mae.models import MaskedAutoencoder, Reconstruction
 from perceptual_mae.pretrain.opponent import Opponent
 from perceptual_mae.pretrain.player import MicroBatch, Player
-from perceptual_mae.pretrain.schedule import Clock
-from perceptual_mae.pretrain.tally import Tally
 from perceptual_mae.seeds import Stream, generator
+from perceptual_mae.training.schedule import Clock
+from perceptual_mae.training.tally import Tally
 
 
 @dataclass

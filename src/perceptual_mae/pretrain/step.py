@@ -15,8 +15,8 @@ from perceptual_mae.pretrain.lens import Lens
 from perceptual_mae.pretrain.opponent import Opponent
 from perceptual_mae.pretrain.player import MicroBatch, Player, norm_of
 from perceptual_mae.pretrain.regularise import R1, PerceptualPath
-from perceptual_mae.pretrain.schedule import Clock
-from perceptual_mae.pretrain.tally import Tally
+from perceptual_mae.training.schedule import Clock
+from perceptual_mae.training.tally import Tally
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from perceptual_mae.pretrain.schedule import Clock, learning_rate, spread, total_steps
+from perceptual_mae.training.schedule import Clock, learning_rate, spread, total_steps
 
 
 def test_half_a_cosine_after_the_warm_up() -> None:

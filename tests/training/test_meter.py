@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from perceptual_mae.pretrain import meter as module
-from perceptual_mae.pretrain.meter import Meter, Stopwatch
+from perceptual_mae.training import meter as module
+from perceptual_mae.training.meter import Meter, Stopwatch
 
 
 def test_means_by_name_since_the_last_call() -> None:

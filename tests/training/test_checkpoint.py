@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perceptual_mae.pretrain import checkpoint
-from perceptual_mae.pretrain.checkpoint import Checkpoint, checkpoints, clear_temporary, load, newest, save
+from perceptual_mae.training import checkpoint
+from perceptual_mae.training.checkpoint import Checkpoint, checkpoints, clear_temporary, load, newest, save
 
 
 def at(step: int) -> Checkpoint:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from perceptual_mae.pretrain.signals import Interrupted, StopRequest
+from perceptual_mae.training.signals import Interrupted, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -10,26 +10,34 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.pretrain.config import PretrainConfig
 
 
-def make_accelerator(config: PretrainConfig) -> Accelerator:
+def make_accelerator(
+    device: str, precision: str, *, out: str, compiled: bool = False, tensorboard: bool = False
+) -> Accelerator:
     """Accelerate's view of this process, also under `torchrun` and `accelerate launch`.
+
+    Args:
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+        out: the run folder, for trackers.
+        compiled: whether the run is to be compiled.
+        tensorboard: whether to write TensorBoard files.
 
     Raises:
         UsageError: the device or precision that was asked for is not there.
     """
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    if config.compile and device == "cpu" and not find_compiler():
+    device = choose_device(device)
+    precision = choose_precision(precision, device)
+    if compiled and device == "cpu" and not find_compiler():
         raise UsageError("--compile true: there is no C++ compiler here (apt install g++); leave it out")
     # Accelerate remembers the first precision it was given for the life of the process; a notebook has many runs.
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with="tensorboard" if config.log.tensorboard else None,
-        project_dir=config.out,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir=out,
         step_scheduler_with_optimizer=False,
     )
 
