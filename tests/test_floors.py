@@ -26,6 +26,7 @@ NEIGHBOURS = {
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
     ("pretrain", "methods"),  # the table that training looks up
+    ("transfer", "encoders"),
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains
     ("measure", "attention_maps"),
@@ -101,6 +102,7 @@ FORBIDDEN = {
     "training": {"timm", "matplotlib", "jsonargparse", "argparse"},
     "pretrain": {"matplotlib", "jsonargparse", "argparse"},
     "evaluate": {"matplotlib", "jsonargparse", "argparse"},
+    "transfer": {"matplotlib", "jsonargparse", "argparse"},
     "report": {"timm", "accelerate", "jsonargparse", "argparse"},
     "cli": {"torch", "timm", "accelerate", "matplotlib", "numpy", "yaml"},
 }

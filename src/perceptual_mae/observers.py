@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from perceptual_mae.data import BatchStream, Source, eval_batches
+from perceptual_mae.data import Batch, BatchStream, Source, eval_batches
 from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
 from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
 from perceptual_mae.pretrain.config import LogConfig
@@ -72,7 +72,7 @@ class NearestNeighbours:
         return {"knn/top1": knn_accuracy(*train, *test, k=self.k)} if known else {}
 
 
-def some(source: Source, count: int, moment: Moment) -> BatchStream:
+def some(source: Source, count: int, moment: Moment) -> BatchStream[Batch]:
     """A seeded sample of a source, in central crops, batch by batch."""
     config = moment.run.config
     chosen = permutation(len(source), config.seed, Stream.SAMPLE)[:count]

@@ -1,5 +1,8 @@
 """Randomness as a pure function of a seed and of what it is for: nothing to save, so a run resumes exactly."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -22,6 +25,9 @@ class Stream(IntEnum):
     PATH_LENGTH = 11
     HELD_OUT = 12
     VIEWS = 13
+    LABELLED_VIEWS = 14
+    MIXING = 15
+    HEAD = 16
 
 
 def mixed(seed: int, stream: Stream, *place: int) -> int:
@@ -41,3 +47,21 @@ def generator(seed: int, stream: Stream, *place: int) -> torch.Generator:
 def permutation(length: int, seed: int, stream: Stream, *place: int) -> np.ndarray:
     """A permutation of `length` numbers, int64."""
     return np.random.default_rng(mixed(seed, stream, *place)).permutation(length)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, the generators of Python, NumPy and PyTorch (on the CPU) start from a seed; after, they are as before.
+
+    For other people's augmentations, which draw from them.
+    """
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (it is theirs that is drawn from)
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002

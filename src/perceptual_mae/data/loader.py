@@ -33,7 +33,7 @@ def train_loader(
     workers: int = 0,
     max_pixels: int = MAX_PIXELS,
     pin_memory: bool = False,
-) -> BatchStream:
+) -> BatchStream[Batch]:
     """The batches of this process for the steps `first_step .. last_step - 1`, `micro_batches` of them a step.
 
     The images of a step are cut into `world_size * micro_batches` pieces, the same images in the same crops whatever
@@ -55,12 +55,12 @@ def train_loader(
             f"{micro_batches} micro-batches: give more images, a larger batch or fewer processes"
         )
     maker = TrainBatches(source, plan, image_size, channels, crop or CropConfig(), pieces, max_pixels)
-    requests = _Requests(range(first_step, last_step), range(rank * micro_batches, (rank + 1) * micro_batches))
+    requests = Requests(range(first_step, last_step), range(rank * micro_batches, (rank + 1) * micro_batches))
     return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
 
 
 @dataclass(frozen=True)
-class _Requests:
+class Requests:
     """(step, piece) for each batch of a process, in order: a sampler that takes no memory."""
 
     steps: range

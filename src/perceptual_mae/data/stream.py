@@ -7,19 +7,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from perceptual_mae.data.types import Batch
 from perceptual_mae.errors import PmaeError
 
+Made = TypeVar("Made")
+Made_co = TypeVar("Made_co", covariant=True)
 
-class Maker(Protocol):
+
+class Maker(Protocol[Made_co]):
     """Makes the batch of a request; returns (not raises) an error that is meant for the user."""
 
-    def __getitem__(self, request: Any) -> Batch | PmaeError: ...
+    def __getitem__(self, request: Any) -> Made_co | PmaeError: ...
 
 
 class Requests(Protocol):
@@ -31,7 +33,7 @@ class Requests(Protocol):
 
 
 @dataclass(frozen=True)
-class BatchStream:
+class BatchStream(Generic[Made]):
     """The batches of `requests`, in their order, whatever the number of workers. Each `iter` starts from the front.
 
     Attributes:
@@ -42,7 +44,7 @@ class BatchStream:
         ahead: batches each worker makes ahead of time.
     """
 
-    maker: Maker
+    maker: Maker[Made]
     requests: Requests
     workers: int = 0
     pin_memory: bool = False
@@ -51,8 +53,8 @@ class BatchStream:
     def __len__(self) -> int:
         return len(self.requests)
 
-    def __iter__(self) -> Iterator[Batch]:
-        loader: DataLoader[Batch | PmaeError] = DataLoader(
+    def __iter__(self) -> Iterator[Made]:
+        loader: DataLoader[Made | PmaeError] = DataLoader(
             self.maker,  # type: ignore[arg-type]  # a Dataset in all but name
             batch_size=None,
             sampler=self.requests,
@@ -74,7 +76,7 @@ class BatchStream:
             getattr(batches, "_shutdown_workers", _nothing)()
 
 
-def _next(batches: Iterator[Batch | PmaeError]) -> Batch | None:
+def _next(batches: Iterator[Made | PmaeError]) -> Made | None:
     """The next batch, None at the end. Raises PmaeError: one that was made instead, or a worker died."""
     try:
         batch = next(batches, None)

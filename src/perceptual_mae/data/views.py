@@ -106,7 +106,7 @@ def view_batches(
     views: RandomViews | None = None,
     workers: int = 0,
     pin_memory: bool = False,
-) -> BatchStream:
+) -> BatchStream[Batch]:
     """A batch for each of `requests`, the indices of its images: in central crops, or each in several random ones.
 
     Unlike `eval_batches` it gives the batches that come out empty, too, and does not mind if nothing can be read: for
@@ -117,7 +117,7 @@ def view_batches(
 
 
 @dataclass(frozen=True)
-class EvalStream(BatchStream):
+class EvalStream(BatchStream[Batch]):
     """A stream whose batches may come out empty: those are left out, and it may be shorter than its length says.
 
     Attributes:

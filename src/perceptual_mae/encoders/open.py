@@ -12,7 +12,7 @@ import torch
 from perceptual_mae import weight_files
 from perceptual_mae.encoders import timm_model
 from perceptual_mae.encoders.fit import Side, SizeError, check_multiple, no_random_numbers, pair
-from perceptual_mae.encoders.vit import NoVitError, describe, vit
+from perceptual_mae.encoders.vit import NoVitError, vit
 from perceptual_mae.errors import PmaeError, UsageError, nearest
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder, RawPixels
@@ -99,9 +99,10 @@ def _from_run(path: Path, size: _Size) -> _Opened:
     except RuntimeError as error:
         raise PmaeError("its checkpoint is not of the model that its config.yaml describes") from error
     heads = SIZES[run.config.model].num_heads
-    network, taken, found = vit(model.encoder_state_dict(), size, model.image_size, heads)
-    encoder = Encoder(network, path.resolve().name, taken, model.mean.flatten().tolist(), model.std.flatten().tolist())
-    return encoder, f"{describe(network, taken)}: step {step} of the run; {found}"
+    found = vit(model.encoder_state_dict(), size, model.image_size, heads)
+    pixels = (model.mean.flatten().tolist(), model.std.flatten().tolist())
+    encoder = Encoder(found.network, path.resolve().name, found.image_size, *pixels, found.architecture)
+    return encoder, f"{found}: step {step} of the run; {found.fit}"
 
 
 def _from_file(path: Path, size: _Size) -> _Opened:
@@ -118,7 +119,7 @@ def _from_file(path: Path, size: _Size) -> _Opened:
     try:
         # MoCo v3 is the only one that is published with heads of another width: its small one has twice as many.
         moco_small = "base_encoder." in found.prefix and tensors["patch_embed.proj.weight"].shape[0] == 384
-        network, taken, matched = vit(
+        opened = vit(
             tensors,
             size,
             (int(trained[0]), int(trained[1])) if len(trained) == 2 else None,
@@ -126,11 +127,12 @@ def _from_file(path: Path, size: _Size) -> _Opened:
         )
     except NoVitError as error:
         raise PmaeError(f"{error}; if it is another model of timm's, give timm:NAME:{path}") from error
-    mean, std, whose = _pixels(given, network.patch_embed.proj.in_channels)
-    encoder = Encoder(network, "/".join(path.resolve().parts[-2:]), taken, mean, std)
+    mean, std, whose = _pixels(given, opened.network.patch_embed.proj.in_channels)
+    name = "/".join(path.resolve().parts[-2:])
+    encoder = Encoder(opened.network, name, opened.image_size, mean, std, opened.architecture)
     place = f" (names under {found.prefix.removesuffix('.')})" if found.prefix else ""
     beside = f"; {len(found.others)} of the file are beside it ({found.others[0]}, ...)" if found.others else ""
-    return encoder, f"{describe(network, taken)}: {matched}{place}{beside}{whose}"
+    return encoder, f"{opened}: {opened.fit}{place}{beside}{whose}"
 
 
 def _from_timm(rest: str, size: _Size) -> _Opened:
@@ -155,9 +157,9 @@ def _from_random(rest: str, size: _Size) -> _Opened:
     with no_random_numbers():
         torch.manual_seed(_SEED)
         model = MaskedAutoencoder.from_size(name, image_size=size, patch_size=patch)
-    network, taken, _ = vit(model.encoder_state_dict(), size, size, SIZES[name].num_heads)
-    encoder = Encoder(network, f"random:{rest}", taken, IMAGENET_MEAN, IMAGENET_STD)
-    return encoder, f"{describe(network, taken)}: random weights (seed {_SEED})"
+    made = vit(model.encoder_state_dict(), size, size, SIZES[name].num_heads)
+    encoder = Encoder(made.network, f"random:{rest}", size, IMAGENET_MEAN, IMAGENET_STD, made.architecture)
+    return encoder, f"{made}: random weights (seed {_SEED})"
 
 
 def _from_pixels(rest: str, size: _Size) -> _Opened:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, no_random_numbers, words
 from perceptual_mae.errors import PmaeError, UsageError, nearest
+from perceptual_mae.models.architecture import Architecture
 from perceptual_mae.models.encoder import Encoder
 
 HUB = "https://huggingface.co/"
@@ -32,7 +33,7 @@ def published(name: str, image_size: tuple[int, int] | None) -> tuple[Encoder, s
         source = f"take model.safetensors from {page}" if page else "timm knows of none; train some"
         reason = f"the weights of {name} cannot be had ({type(error).__name__})"
         raise PmaeError(f"{reason}; {source} and give timm:{name}:FILE") from error
-    encoder = _encoder(network, name, image_size)
+    encoder = _encoder(network, name, image_size, Architecture(name, options))
     return encoder, f"{name}, {words(encoder.image_size)}: timm's weights" + (f", {page}" if page else "")
 
 
@@ -81,7 +82,7 @@ def _filled(
     with torch.device("meta"):
         whole = timm.create_model(name, pretrained=False, **options).state_dict()
     found: Fit = fit(network, _renamed(tensors, network), heads=whole)
-    encoder = _encoder(network, title, image_size)
+    encoder = _encoder(network, title, image_size, _architecture(name, network, options))
     return encoder, f"{title}, {words(encoder.image_size)}: {found}"
 
 
@@ -141,11 +142,19 @@ def _renamed(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Ten
         return dict(tensors)
 
 
-def _encoder(network: nn.Module, title: str, image_size: tuple[int, int] | None) -> Encoder:
+def _architecture(name: str, network: Any, options: Mapping[str, Any]) -> Architecture:
+    """How to build a network again without the hub: by the name and arguments that its repository gives."""
+    if not name.startswith("hf-hub:"):
+        return Architecture(name, options)
+    config = network.pretrained_cfg
+    return Architecture(config["architecture"], {**(config.get("model_args") or {}), **options})
+
+
+def _encoder(network: nn.Module, title: str, image_size: tuple[int, int] | None, architecture: Architecture) -> Encoder:
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     size = image_size or tuple(config["input_size"][1:])
     try:
-        return Encoder(network, title, size, config["mean"], config["std"])
+        return Encoder(network, title, size, config["mean"], config["std"], architecture)
     except Exception as error:  # each model has its own way to say so
         if image_size is not None:
             raise SizeError(f"{title} does not take images of {words(image_size)} ({_line(error)})") from error

@@ -3,16 +3,16 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from timm.layers import SwiGLUPacked, resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, words
+from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
 from perceptual_mae.models.sizes import SIZES
 
 _HEADS = {size.embed_dim: size.num_heads for size in SIZES.values()} | {1152: 16, 1408: 16, 1664: 16}
@@ -27,12 +27,35 @@ class NoVitError(ValueError):
     """The weights are not those of a plain Vision Transformer under timm's names."""
 
 
+@dataclass(frozen=True)
+class PlainVit:
+    """A Vision Transformer out of a state dict.
+
+    Attributes:
+        network: with its weights.
+        architecture: how to build another one.
+        image_size: `(height, width)` in pixels that it takes.
+        fit: what matched.
+    """
+
+    network: VisionTransformer
+    architecture: Architecture
+    image_size: tuple[int, int]
+    fit: Fit
+
+    def __str__(self) -> str:
+        """`vit 192/12/3, patch 16, 224 x 224`: width, depth, heads."""
+        network = self.network
+        shape = f"{network.embed_dim}/{len(network.blocks)}/{network.blocks[0].attn.num_heads}"
+        return f"vit {shape}, patch {network.patch_embed.patch_size[0]}, {words(self.image_size)}"
+
+
 def vit(
     tensors: Mapping[str, Tensor],
     image_size: tuple[int, int] | None = None,
     trained_size: tuple[int, int] | None = None,
     heads: int | None = None,
-) -> tuple[VisionTransformer, tuple[int, int], Fit]:
+) -> PlainVit:
     """A Vision Transformer and its weights.
 
     Args:
@@ -43,7 +66,7 @@ def vit(
         heads: attention heads; default: what is usual for the width.
 
     Returns:
-        the network in float32 without a classifier, the image size, and what matched.
+        the network in float32 without a classifier, and what is known of it.
 
     Raises:
         NoVitError: weights of something else, or of a transformer of another kind.
@@ -75,25 +98,13 @@ def vit(
     tensors["pos_embed"] = resample_abs_pos_embed(
         positions.float(), list(grid), old_size=list(old), num_prefix_tokens=embedded
     )
+    architecture = Architecture(PLAIN_VIT, settings | {"img_size": size, "no_embed_class": embedded == 0})
     with torch.device("meta"):  # no weights are drawn that are replaced at once
-        network = VisionTransformer(
-            **settings,
-            img_size=size,
-            no_embed_class=embedded == 0,
-            num_classes=0,
-            global_pool="",
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        )
+        network = architecture.build()
     found = fit(network, tensors)
     if old != grid:
         found = replace(found, notes=(f"position embeddings resampled from {words(old)} patches to {words(grid)}",))
-    return network, size, found
-
-
-def describe(network: VisionTransformer, size: tuple[int, int]) -> str:
-    """`vit 192/12/3, patch 16, 224 x 224`: width, depth, heads."""
-    shape = f"{network.embed_dim}/{len(network.blocks)}/{network.blocks[0].attn.num_heads}"
-    return f"vit {shape}, patch {network.patch_embed.patch_size[0]}, {words(size)}"
+    return PlainVit(network, architecture, size, found)
 
 
 def _timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -124,7 +135,6 @@ def _settings(tensors: Mapping[str, Tensor], heads: int | None) -> dict[str, Any
     hidden, gated = tensors["blocks.0.mlp.fc1.weight"].shape[0], False
     if "blocks.0.mlp.fc2.weight" in tensors:
         gated = hidden == 2 * tensors["blocks.0.mlp.fc2.weight"].shape[1]
-    gate: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
     return {
         "embed_dim": width,
         "in_chans": channels,
@@ -139,7 +149,7 @@ def _settings(tensors: Mapping[str, Tensor], heads: int | None) -> dict[str, Any
         "class_token": "cls_token" in tensors,
         "reg_tokens": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
         "final_norm": "norm.weight" in tensors,
-        **gate,
+        "gated": gated,
     }
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perceptual_mae.models.architecture import Architecture
+
 
 class Encoder(nn.Module):
     """A network of timm's with the pixels that it takes, always in eval mode and without gradients on its weights.
@@ -17,6 +19,7 @@ class Encoder(nn.Module):
         name: what to call it in tables.
         image_size: `(height, width)` in pixels of the images that it takes.
         mean, std: per channel, of images in [0, 1].
+        architecture: how to build such a network again; None: it has nothing to build.
 
     Attributes:
         in_channels: channels of the images.
@@ -36,8 +39,10 @@ class Encoder(nn.Module):
         image_size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
+        architecture: Architecture | None = None,
     ) -> None:
         super().__init__()
+        self.architecture = architecture
         self.network: Any = network.requires_grad_(False)
         self.name, self.image_size, self.in_channels = name, image_size, len(mean)
         self.register_buffer("mean", torch.tensor(list(mean)).reshape(1, -1, 1, 1))

@@ -3,7 +3,6 @@
 Imports no torch, so that `pmae pretrain --help` answers at once.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +10,7 @@ from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.settings import free
+from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, image_side
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,6 @@ class PixelConfig:
 
 
 @dataclass(frozen=True)
-class LoaderConfig:
-    """Reading images.
-
-    Attributes:
-        max_pixels: images with more pixels are skipped unread (decompression bombs).
-    """
-
-    max_pixels: int = free(100_000_000)
-
-
-@dataclass(frozen=True)
 class LogConfig:
     """What a run writes down.
 
@@ -83,19 +72,6 @@ class LogConfig:
     knn_every: float = free(0.0)
     knn_images: int = free(5000)
     tensorboard: bool = free(True)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """Checkpoints beside those of `--save-every`.
-
-    Attributes:
-        minutes: also save when so many minutes have passed since the last checkpoint.
-        keep: how many of the newest checkpoints stay.
-    """
-
-    minutes: float = free(10.0)
-    keep: int = free(2)
 
 
 @dataclass(frozen=True)
@@ -166,12 +142,7 @@ class PretrainConfig:
         Raises:
             UsageError: it is neither a number nor HEIGHTxWIDTH.
         """
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(self.image_size))
-        if not match:
-            raise UsageError(
-                f"--image-size {self.image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256"
-            )
-        return int(match[1]), int(match[2] or match[1])
+        return image_side(self.image_size)
 
     @property
     def learning_rate(self) -> float:

@@ -1,0 +1,43 @@
+"""Settings that every training run has. Imports no torch."""
+
+import re
+from dataclasses import dataclass
+
+from perceptual_mae.errors import UsageError
+from perceptual_mae.settings import free
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Reading images.
+
+    Attributes:
+        max_pixels: images with more pixels are skipped unread (decompression bombs).
+    """
+
+    max_pixels: int = free(100_000_000)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints beside those of `--save-every`.
+
+    Attributes:
+        minutes: also save when so many minutes have passed since the last checkpoint.
+        keep: how many of the newest checkpoints stay.
+    """
+
+    minutes: float = free(10.0)
+    keep: int = free(2)
+
+
+def image_side(image_size: int | str) -> tuple[int, int]:
+    """The setting `image_size` as `(height, width)` in pixels.
+
+    Raises:
+        UsageError: it is neither a number nor HEIGHTxWIDTH.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(image_size))
+    if not match:
+        raise UsageError(f"--image-size {image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,0 +1,51 @@
+"""What a labelled task is to the loop that trains it, and to those who use what was trained."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.data.labelled import LabelledSource, Sample
+from perceptual_mae.models.task_network import TaskNetwork
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A fine-tuned network with everything that is needed to use it, or to build it again.
+
+    Attributes:
+        task: classification, detection or segmentation.
+        network: in eval mode.
+        classes: names by label.
+        description: plain values that build the network again.
+    """
+
+    task: str
+    network: TaskNetwork
+    classes: tuple[str, ...]
+    description: Mapping[str, Any]
+
+
+class Task(Protocol):
+    """A labelled task over its data."""
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    """The number of `evaluate` that the best checkpoint has most of."""
+    network: TaskNetwork
+    description: Mapping[str, Any]
+    """Plain values that build the network again."""
+    train: LabelledSource
+    validation: LabelledSource
+    augment: Callable[[Sample], Sample]
+    """For training; see `data.labelled.labelled_loader`."""
+
+    def mix(self, images: Tensor, targets: list[Any]) -> tuple[Tensor, list[Any]]:
+        """What is done to a whole batch on the device before the network sees it; the generators are seeded."""
+        ...
+
+    def evaluate(self, network: TaskNetwork, device: torch.device) -> dict[str, float]:
+        """Metrics on the validation images, by name, each in [0, 1] where more is better."""
+        ...
