@@ -15,23 +15,28 @@ FLOORS = (
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
-    {"api", "attention_maps", "measure", "doctor", "cli", "app"},
+    {"api", "attention_maps", "measure", "finetune", "predict", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
     ("__init__", "encoders"),  # `perceptual_mae.load_encoder`, which imports when it is asked for
+    ("__init__", "transfer"),  # and `load_finetuned`
     ("foreign_pickle", "errors"),
     ("settings", "errors"),
+    ("training", "data"),  # a plan of images, and how many workers read them
     ("dvae_file", "models"),  # what a file of weights has to fit
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
     ("pretrain", "methods"),  # the table that training looks up
     ("transfer", "encoders"),
+    ("transfer", "evaluate"),  # how classification is scored
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains
     ("measure", "attention_maps"),
     ("cli", "measure"),
     ("cli", "api"),
+    ("cli", "finetune"),
+    ("cli", "predict"),
     ("cli", "attention_maps"),
     ("cli", "doctor"),
     ("app", "api"),

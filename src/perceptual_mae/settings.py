@@ -6,7 +6,7 @@ Imports no torch, so that `pmae COMMAND --help` answers at once.
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from perceptual_mae.errors import UsageError, nearest
 
@@ -52,12 +52,12 @@ def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     for name, one in fields.items():
         if name not in values and one.default is one.default_factory is dataclasses.MISSING:
             raise UsageError(f"the setting {path}{name} is missing")
+    types = get_type_hints(cls)
     built = {}
     for name, value in values.items():
-        factory = fields[name].default_factory
-        nested = dataclasses.is_dataclass(factory) and isinstance(value, dict)
+        nested = dataclasses.is_dataclass(types[name]) and isinstance(value, dict)
         plain = tuple(value) if isinstance(value, list) else value
-        built[name] = _build(factory, value, f"{path}{name}.") if nested else plain
+        built[name] = _build(types[name], value, f"{path}{name}.") if nested else plain
     return cls(**built)
 
 

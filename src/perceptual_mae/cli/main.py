@@ -11,6 +11,8 @@ COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
     "reconstruct": "draw what a run makes of masked images",
     "evaluate": "measure an encoder: reconstructions, k-NN, linear probe",
+    "finetune": "teach an encoder a labelled task: classification, detection, segmentation",
+    "predict": "write what a fine-tuned network says of images",
     "attention": "draw where encoders look",
     "embed": "write features of images to a parquet file",
     "compare": "train several methods on your images, measure them, write one report",

@@ -142,7 +142,7 @@ def _settings(tensors: Mapping[str, Tensor], heads: int | None) -> dict[str, Any
         "depth": len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
         "num_heads": heads,
         # timm rounds down what it multiplies: the half keeps it from the number below.
-        "mlp_ratio": (hidden + 0.5) / width,
+        "mlp_ratio": hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width,
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
         "init_values": 1.0 if "blocks.0.ls1.gamma" in tensors else None,

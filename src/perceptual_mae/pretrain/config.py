@@ -145,6 +145,11 @@ class PretrainConfig:
         return image_side(self.image_size)
 
     @property
+    def total_epochs(self) -> int:
+        """Passes over the images."""
+        return self.epochs
+
+    @property
     def learning_rate(self) -> float:
         """The peak learning rate: `lr`, or the recipe's base rate scaled by the batch (section 4 of the paper)."""
         return self.lr if self.lr is not None else 1.5e-4 * self.batch_size / 256

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from perceptual_mae.errors import UsageError
 from perceptual_mae.settings import free
@@ -41,3 +42,60 @@ def image_side(image_size: int | str) -> tuple[int, int]:
     if not match:
         raise UsageError(f"--image-size {image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256")
     return int(match[1]), int(match[2] or match[1])
+
+
+class LogSettings(Protocol):
+    """What a run says of its log."""
+
+    @property
+    def every(self) -> int:
+        """Steps between lines of metrics.jsonl."""
+        ...
+
+
+class TrainingSettings(Protocol):
+    """What the loop of a run wants to know."""
+
+    @property
+    def out(self) -> str:
+        """The run folder."""
+        ...
+
+    @property
+    def total_epochs(self) -> int:
+        """Passes over the images."""
+        ...
+
+    @property
+    def max_steps(self) -> int | None:
+        """Steps after which the run ends, if that is earlier."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        ...
+
+    @property
+    def workers(self) -> int | Literal["auto"]:
+        """Processes that read images."""
+        ...
+
+    @property
+    def save_every(self) -> int:
+        """Steps between checkpoints."""
+        ...
+
+    @property
+    def log(self) -> LogSettings:
+        """What the run writes down."""
+        ...
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        """Checkpoints beside those of `save_every`."""
+        ...
+
+    def warmup_share(self, epochs: float) -> float:
+        """Share of a run of so many epochs that is warm-up."""
+        ...

@@ -5,27 +5,19 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
+from typing import Any, Generic, Self, TextIO, TypeVar
 
 import yaml
 
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_json, write_text
 from perceptual_mae.settings import differences, to_dict
+from perceptual_mae.training.config import TrainingSettings
 
 Record = dict[str, Any]
 
 
-class RunSettings(Protocol):
-    """The settings of a training, a frozen dataclass."""
-
-    @property
-    def out(self) -> str:
-        """The run folder."""
-        ...
-
-
-Config = TypeVar("Config", bound=RunSettings)
+Config = TypeVar("Config", bound=TrainingSettings)
 
 
 class TrainingFolder(Generic[Config]):
@@ -178,7 +170,7 @@ def _has_begun(path: Path) -> bool:
     return (path / "config.yaml").exists() and begun
 
 
-def _refuse_other(path: Path, old: RunSettings, new: RunSettings) -> None:
+def _refuse_other(path: Path, old: TrainingSettings, new: TrainingSettings) -> None:
     changed = differences(old, new)
     if changed:
         raise UsageError(

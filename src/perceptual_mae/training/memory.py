@@ -8,6 +8,15 @@ import torch
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """glibc's `M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` (mallopt(3))."""
 _NEVER, _GIB = -1, 1 << 30
+OUT_OF_MEMORY = (
+    "the memory is full: the same batch in more pieces (--optimizer.accumulate 2) takes half of it; "
+    "a smaller --batch-size or --image-size less still"
+)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch could not allocate a tensor, on a GPU or in main memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def keep_freed_memory() -> bool:

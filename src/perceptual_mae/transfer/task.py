@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -48,4 +49,8 @@ class Task(Protocol):
 
     def evaluate(self, network: TaskNetwork, device: torch.device) -> dict[str, float]:
         """Metrics on the validation images, by name, each in [0, 1] where more is better."""
+        ...
+
+    def export(self, network: TaskNetwork, folder: Path) -> None:
+        """Write the best network for other people's tools, where they have a form for it."""
         ...

@@ -1,0 +1,261 @@
+"""The loop of every training run: steps, and everything on disk that a run needs to go on after any kill."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from perceptual_mae.data import SamplePlan, Skip, auto_workers
+from perceptual_mae.errors import PmaeError
+from perceptual_mae.files import write_atomically
+from perceptual_mae.seeds import Stream, mixed
+from perceptual_mae.training import checkpoint
+from perceptual_mae.training.checkpoint import Checkpoint
+from perceptual_mae.training.config import TrainingSettings
+from perceptual_mae.training.folder import Record, TrainingFolder
+from perceptual_mae.training.memory import OUT_OF_MEMORY, is_out_of_memory
+from perceptual_mae.training.meter import Meter, Stopwatch
+from perceptual_mae.training.progress import ProgressDisplay
+from perceptual_mae.training.schedule import learning_rate, total_steps
+from perceptual_mae.training.signals import Interrupted, StopRequest
+from perceptual_mae.training.tally import NonFinite
+
+
+class MicroBatches(Protocol):
+    """What every piece of a step's batch has."""
+
+    images: Tensor
+    names: list[str]
+    skipped: list[Skip]
+
+
+Run = TypeVar("Run", bound=TrainingFolder[Any])
+Made = TypeVar("Made", bound=MicroBatches)
+
+
+class TrainingLoop(ABC, Generic[Run, Made]):
+    """A training run. What it learns, a subclass says.
+
+    Args:
+        run: its folder, claimed.
+        plan: which images a step sees.
+        fingerprint: of those images.
+        accelerator: device, precision and processes, as `training.device` sets them up.
+        console: where progress is shown; None: nowhere.
+
+    Attributes:
+        modules: the networks that are saved, by name; a subclass sets them.
+        optimizers: theirs, each with its learning rate at the peak of the schedule. A parameter group's `lr_scale`
+            multiplies that rate.
+        step: steps done.
+        total: steps of the whole run.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, tuple[torch.optim.Optimizer, float]]
+
+    def __init__(
+        self, run: Run, plan: SamplePlan, fingerprint: str, accelerator: Accelerator, console: Console | None = None
+    ) -> None:
+        settings: TrainingSettings = run.config
+        self.run, self.settings, self.accelerator = run, settings, accelerator
+        self.plan, self.fingerprint = plan, fingerprint
+        self.console = console if accelerator.is_main_process else None
+        self.total = total_steps(settings.total_epochs, plan.steps_per_epoch, settings.max_steps)
+        self.step = 0
+        self.meter, self.stopwatch = Meter(), Stopwatch()
+
+    # -- what a kind of training says ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def batches(self) -> Iterator[tuple[Made, ...]]:
+        """For every step still to come, this process's micro-batches."""
+
+    @abstractmethod
+    def improve(self, batches: Sequence[Made]) -> dict[str, float]:
+        """Take a step, and return what it logs, `loss/total` among it.
+
+        Raises:
+            NonFinite: a loss or gradient is not finite; no weight has changed.
+        """
+
+    @abstractmethod
+    def observe(self) -> dict[str, float]:
+        """Look at the run between two steps, where it is time to, and return numbers for its log."""
+
+    def state(self) -> dict[str, Any]:
+        """What else the next step depends on: plain values and tensors for the checkpoint."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
+    def logged(self, record: Record) -> None:
+        """A line has been written to the metrics, on the main process."""
+
+    def saved(self) -> None:
+        """A checkpoint has been written, on the main process."""
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; everything is saved.
+            PmaeError: the loss is not finite, or the memory is full; the last good checkpoint is kept.
+        """
+        settings = self.settings
+        with StopRequest() as stop, ProgressDisplay(self.console, self.total, self.step) as display:
+            if self.step == 0:
+                self.observe()
+            last_save = time.monotonic()
+            self.stopwatch.start()
+            for batches in self.batches():
+                values = self.learn_from(batches)
+                self.stopwatch.stop(self.plan.images_per_step)
+                self.run.skip((skip.name, skip.reason) for batch in batches for skip in batch.skipped)
+
+                observed = self.observe()
+                rate = self.log(observed) if observed or self.step % settings.log.every == 0 or self.over else None
+                display.step(self.step, self.step / self.plan.steps_per_epoch, values["loss/total"], rate)
+                stopping = self.agreed(stop.signal)
+                due = self.step % settings.save_every == 0
+                waited = time.monotonic() - last_save > 60 * settings.checkpoint.minutes
+                if due or waited or stopping or self.over:
+                    self.save()
+                    last_save = time.monotonic()
+                if stopping and not self.over:
+                    done = f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
+                    raise Interrupted(f"{done}: the same command continues", stopping)
+                self.stopwatch.start()
+
+    def learn_from(self, batches: Sequence[Made]) -> dict[str, float]:
+        """Take the next step, and return what it logs."""
+        # Whatever draws from PyTorch's own generator (dropout, drop path) draws the same after a resume.
+        torch.manual_seed(mixed(self.settings.seed, Stream.STEP, self.step, self.accelerator.process_index))
+        for optimizer, peak in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(self.step, peak) * group.get("lr_scale", 1.0)
+        try:
+            values = self.improve(batches)
+        except NonFinite as finding:
+            raise self.stopped(finding, batches) from None
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise PmaeError(f"step {self.step + 1}: {OUT_OF_MEMORY}") from None
+            raise
+        self.step += 1
+        self.meter.add(values)
+        return values
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total
+
+    def rate(self, step: int, peak: float) -> float:
+        """Learning rate of the step that comes after `step` steps; all networks warm up and come to rest together."""
+        warmup_share = self.settings.warmup_share(self.total / self.plan.steps_per_epoch)
+        return learning_rate(step, self.total, peak, warmup_share)
+
+    def workers(self) -> int:
+        """Processes that read images, for this one."""
+        on_gpu, processes = self.accelerator.device.type == "cuda", self.accelerator.num_processes
+        return auto_workers(on_gpu, processes) if self.settings.workers == "auto" else int(self.settings.workers)
+
+    # -- what is written down ------------------------------------------------------------------------------------------
+
+    def log(self, observed: dict[str, float]) -> float:
+        """Write a line of metrics: means since the last line, and what was observed.
+
+        Returns:
+            images per second since the last line.
+        """
+        rate = self.stopwatch.rate()
+        means = self.meter.take()
+        if self.accelerator.is_main_process:
+            when = {"step": self.step, "epoch": round(self.step / self.plan.steps_per_epoch, 4)}
+            values = (
+                {"lr": self.rate(self.step - 1, self.optimizers["model"][1])}
+                | means
+                | observed
+                | {"images_per_second": round(rate, 1)}
+            )
+            record = when | values | {"seconds": round(self.stopwatch.total, 2)}
+            self.run.append(record)
+            self.logged(record)
+            self.accelerator.log(values, step=self.step)
+        return rate
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if not self.accelerator.is_main_process:
+            return
+        training = {
+            "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()},
+            "meter": self.meter.state_dict(),
+            "seconds": self.stopwatch.total,
+            "data": self.fingerprint,
+            "threads": torch.get_num_threads(),
+        }
+        networks = {name: module.state_dict() for name, module in self.modules.items()}
+        found = Checkpoint(self.step, networks, training | self.state())
+        checkpoint.save(self.run.checkpoints, found, self.settings.checkpoint.keep)
+        self.saved()
+
+    def resume(self) -> str:
+        """Go on from the newest whole checkpoint, if there is one.
+
+        Returns:
+            what happened, for the user; empty for a new run.
+        """
+        notes = []
+        for found in checkpoint.newest(self.run.checkpoints, self.modules):
+            if isinstance(found, Checkpoint):
+                for name, module in self.modules.items():
+                    module.load_state_dict(found.networks[name])
+                for name, (optimizer, _) in self.optimizers.items():
+                    optimizer.load_state_dict(found.training["optimizers"][name])
+                self.meter.load_state_dict(found.training["meter"])
+                self.stopwatch.total = found.training["seconds"]
+                self.load_state(found.training)
+                self.step = found.step
+                notes.append(f"continuing after step {self.step} of {self.total}")
+                if found.training["data"] != self.fingerprint:
+                    notes.append("the images have changed since: the run goes on, but not exactly as it would have")
+                if found.training["threads"] != torch.get_num_threads():
+                    notes.append("the number of threads has changed since: sums may differ in their last bits")
+                break
+            notes.append(f"checkpoint {found[0].name} is damaged ({found[1]}), taking the one before")
+        if self.accelerator.is_main_process:
+            self.run.rewind(self.step)
+            checkpoint.clear_temporary(self.run.checkpoints)
+        return "; ".join(notes)
+
+    def stopped(self, finding: NonFinite, batches: Sequence[Made]) -> PmaeError:
+        """Keep the batch that broke the run, and say what to do."""
+        kept = self.run.path / f"failed-batch-{self.step + 1:08d}.safetensors"
+        images = torch.cat([batch.images for batch in batches])
+        names = json.dumps([name for batch in batches for name in batch.names])
+        if self.accelerator.is_main_process:
+            write_atomically(kept, lambda temporary: save_file({"images": images}, temporary, {"names": names}))
+        saved = [path.name for path in checkpoint.checkpoints(self.run.checkpoints)]
+        last = f"checkpoints/{saved[-1]} holds the last good weights" if saved else "there is no checkpoint yet"
+        return PmaeError(
+            f"step {self.step + 1}: {finding}; {last}, {kept.name} the batch. "
+            "A lower --lr, --optimizer.clip-grad 1 or --precision fp32 (with another --out) may help"
+        )
+
+    def agreed(self, signal: int) -> int:
+        """The signal that any process was sent: all stop together, or none."""
+        if self.accelerator.num_processes == 1:
+            return signal
+        return int(self.accelerator.gather(torch.tensor([signal], device=self.accelerator.device)).max())

@@ -1,0 +1,90 @@
+"""A fine-tuned network as one file: weights, and in the metadata everything that builds the network again."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from perceptual_mae import __version__
+from perceptual_mae.encoders.fit import fit
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.files import write_atomically
+from perceptual_mae.models.task_network import TaskNetwork
+from perceptual_mae.transfer.folder import MODEL
+from perceptual_mae.transfer.task import Learnt
+
+
+def save_finetuned(learnt: Learnt, path: Path, measured: Mapping[str, float]) -> Path:
+    """Write a fine-tuned network; `measured` is what was measured of it."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.network.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        "perceptual_mae": __version__,
+        "task": learnt.task,
+        "classes": json.dumps(learnt.classes),
+        "description": json.dumps(learnt.description),
+        "measured": json.dumps(dict(measured)),
+    }
+    return write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Learnt:
+    """A fine-tuned network, ready to predict.
+
+    Args:
+        path: a run of `pmae finetune`, of which the best network is taken, or a file that it wrote.
+        device: where it computes.
+
+    Raises:
+        UsageError: there is no such run or file, or it is of another kind.
+        PmaeError: it is damaged.
+    """
+    path = Path(path).expanduser()
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        if path.is_dir() and (path / "config.yaml").is_file():
+            raise UsageError(f"{path} holds no fine-tuned network yet: its first evaluation writes {MODEL}")
+        raise UsageError(f"{path} is no run of `pmae finetune` and no file that one wrote")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise PmaeError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    task = metadata.get("task")
+    if task not in _builders():
+        raise UsageError(f"{file} holds no fine-tuned network: give the {MODEL} of a run of `pmae finetune`")
+    try:
+        description = json.loads(metadata["description"])
+        network = _builders()[task](description)
+        fit(network, tensors)
+        classes = tuple(map(str, json.loads(metadata["classes"])))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise PmaeError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+    network.eval().requires_grad_(False)
+    return Learnt(task, network.to(device), classes, description)
+
+
+def _builders() -> dict[str, Callable[[Mapping[str, Any]], TaskNetwork]]:
+    """By task, what builds a network of a description; each imports what it needs when it is asked."""
+
+    def classifier(description: Mapping[str, Any]) -> TaskNetwork:
+        from perceptual_mae.models.classifier import Classifier
+
+        return Classifier.from_description(description)
+
+    def detector(description: Mapping[str, Any]) -> TaskNetwork:
+        from perceptual_mae.models.detector import Detector
+
+        return Detector.from_description(description)
+
+    def segmenter(description: Mapping[str, Any]) -> TaskNetwork:
+        from perceptual_mae.models.segmenter import Segmenter
+
+        return Segmenter.from_description(description)
+
+    return {"classification": classifier, "detection": detector, "segmentation": segmenter}
