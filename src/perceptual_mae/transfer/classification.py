@@ -183,7 +183,7 @@ def open_classification(config: ClassificationConfig) -> tuple[Classification, l
     Raises:
         UsageError, PmaeError: an encoder or images that cannot be had.
     """
-    encoder, matched = open_encoder(config.encoder, config.size)
+    encoder, matched = open_encoder(config.encoder, config.image_size)
     train, validation, notes = open_labelled(config, encoder.in_channels)
     drop_path = config.rules.drop_path if config.drop_path is None else config.drop_path
     try:
