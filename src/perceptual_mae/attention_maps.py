@@ -13,7 +13,7 @@ from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluate.attention import Heads, attention_layer, cls_attention, has_cls, mass_threshold, pick_heads
 from perceptual_mae.models.encoder import Encoder
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.folder import RunFolder, is_run
 from perceptual_mae.report.attention_grid import ModelMaps, attention_grid
 from perceptual_mae.report.figures import save
 from perceptual_mae.training.device import choose_device
@@ -51,7 +51,7 @@ def attention(
     Raises:
         UsageError, PmaeError: no such encoder, block, head or data; an encoder without attention; no readable image.
     """
-    run = next((RunFolder.read(spec) for spec in encoders if (Path(spec) / "config.yaml").is_file()), None)
+    run = next((RunFolder.read(spec) for spec in encoders if is_run(spec)), None)
     target = Path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
     wanted = _heads(heads)
     if not encoders:

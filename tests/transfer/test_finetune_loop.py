@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perceptual_mae import load_finetuned
+from perceptual_mae import load_encoder, load_finetuned
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models.task_network import TaskNetwork
+from perceptual_mae.pretrain.folder import is_run
 from perceptual_mae.training.config import CheckpointConfig
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.transfer.config import ClassificationConfig, FinetuneOptimizerConfig, MixConfig
@@ -190,6 +191,19 @@ def test_a_finetuned_network_loads_with_one_line(make_classification: Make) -> N
     for one, other in zip(learnt.network.predict(images), expected, strict=True):
         torch.testing.assert_close(one["probabilities"], other["probabilities"])
         assert one["probabilities"].sum().item() == pytest.approx(1)
+
+
+def test_a_finetuned_run_is_an_encoder_too(make_classification: Make) -> None:
+    config = make_classification(max_steps=3)
+    network = train(config).task.network.eval()
+    encoder = load_encoder(config.out)
+    images = torch.rand(2, 3, 32, 32)
+    assert encoder.name == "run"
+    assert encoder.image_size == (32, 32)
+    tokens = encoder(images)
+    mean = network.encoder.fc_norm(tokens[:, 1:].mean(dim=1))
+    torch.testing.assert_close(network.encoder.head(mean), network.logits(images))
+    assert not is_run(config.out)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from perceptual_mae.models.encoder import Encoder, RawPixels
 from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_mae.models.weights import unwrap
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.folder import RunFolder, is_run
 
 FORMS = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME, random:SIZE/PATCH or pixels:SIDE"
 _SEED = 0
@@ -80,8 +80,10 @@ def open_encoder(spec: str | Path, image_size: Side | None = None, device: str |
 
 
 def _from_path(path: Path, size: _Size) -> _Opened:
-    if (path / "config.yaml").is_file():
+    if is_run(path):
         return _from_run(path, size)
+    if (path / "config.yaml").is_file():
+        return _from_finetuned(path, size)
     if path.is_dir():
         raise UsageError(f"this folder holds no run (there is no config.yaml in it); give {FORMS}")
     if path.is_file():
@@ -103,6 +105,16 @@ def _from_run(path: Path, size: _Size) -> _Opened:
     pixels = (model.mean.flatten().tolist(), model.std.flatten().tolist())
     encoder = Encoder(found.network, path.resolve().name, found.image_size, *pixels, found.architecture)
     return encoder, f"{found}: step {step} of the run; {found.fit}"
+
+
+def _from_finetuned(path: Path, size: _Size) -> _Opened:
+    """Of a run of `pmae finetune`: the encoder of its best network."""
+    file = path / "encoder.safetensors"
+    if not file.is_file():
+        raise PmaeError("this fine-tuned run holds no plain Vision Transformer, or none that was evaluated yet")
+    encoder, matched = _from_file(file, size)
+    encoder.name = path.resolve().name
+    return encoder, matched
 
 
 def _from_file(path: Path, size: _Size) -> _Opened:

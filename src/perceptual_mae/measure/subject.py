@@ -1,7 +1,6 @@
 """What is measured, and on which images."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from perceptual_mae.data import Source, first_readable, open_source
 from perceptual_mae.data.subset import Relabelled, held_out, sample
@@ -11,7 +10,7 @@ from perceptual_mae.evaluate.config import EvaluateConfig
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.folder import RunFolder, is_run
 from perceptual_mae.training.device import choose_device
 
 HELD_OUT = 0.2
@@ -62,7 +61,7 @@ def open_subject(config: EvaluateConfig) -> Subject:
     """
     device = choose_device(config.device)
     encoder, matched = open_encoder(config.encoder, config.image_size, device)
-    if not (Path(config.encoder) / "config.yaml").is_file():
+    if not is_run(config.encoder):
         return Subject(encoder, matched)
     run = RunFolder.read(config.encoder)
     model, _ = trained_model(run)

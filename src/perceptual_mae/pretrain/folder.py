@@ -1,6 +1,9 @@
 """The folder of a pre-training run."""
 
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from perceptual_mae.errors import UsageError
 from perceptual_mae.pretrain.config import PretrainConfig
@@ -17,3 +20,14 @@ class RunFolder(TrainingFolder[PretrainConfig]):
         if "task" in settings:
             raise UsageError(f"this is a run of `pmae finetune {settings['task']}`, not one of `pmae pretrain`")
         return from_dict(PretrainConfig, settings)
+
+
+def is_run(path: Path | str) -> bool:
+    """Whether a path is a folder of pre-training, of any state; a fine-tuned one is none."""
+    try:
+        settings = yaml.safe_load((Path(path) / "config.yaml").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return True  # a damaged one: whoever opens it is told so
+    return not (isinstance(settings, dict) and "task" in settings)

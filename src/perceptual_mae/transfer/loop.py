@@ -20,7 +20,7 @@ from perceptual_mae.training.loop import TrainingLoop
 from perceptual_mae.training.tally import NonFinite, Tally
 from perceptual_mae.transfer.folder import MODEL, FinetuneFolder
 from perceptual_mae.transfer.layer_decay import parameter_groups
-from perceptual_mae.transfer.saved import save_finetuned
+from perceptual_mae.transfer.saved import save_encoder, save_finetuned
 from perceptual_mae.transfer.task import Learnt, Task
 
 
@@ -171,6 +171,7 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
             self.best = metrics[self.task.metric]
             learnt = Learnt(self.task.name, network, self.task.train.classes, self.task.description)
             save_finetuned(learnt, self.run.path / MODEL, {"step": self.step, **metrics})
+            save_encoder(network, self.task.description, self.run.path / "encoder.safetensors")
             self.task.export(network, self.run.path)
         for observer in self.observers:
             observer(Evaluated(self.step, network, metrics, best), self.task, self.run)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.models import VisionTransformer
 
 from perceptual_mae import __version__
 from perceptual_mae.encoders.fit import fit
@@ -30,6 +31,21 @@ def save_finetuned(learnt: Learnt, path: Path, measured: Mapping[str, float]) ->
         "measured": json.dumps(dict(measured)),
     }
     return write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def save_encoder(network: TaskNetwork, description: Mapping[str, Any], path: Path) -> None:
+    """Write the encoder of a fine-tuned network under timm's names, if it is a plain Vision Transformer."""
+    encoder = network.encoder
+    if not isinstance(encoder, VisionTransformer):
+        return
+    heads = ("head.", "fc_norm.")
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in encoder.state_dict().items()
+        if not name.startswith(heads)
+    }
+    metadata = {name: json.dumps(description[name]) for name in ("mean", "std", "image_size")}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Learnt:
