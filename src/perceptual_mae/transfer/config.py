@@ -225,6 +225,7 @@ class DetectionConfig(FinetuneConfig):
     """
 
     task: Literal["detection"] = "detection"
+    recipe: Literal["mae"] = "mae"
     batch_size: int = 16
     backbone: Literal["plain", "windowed"] = "plain"
     window: int = 14
@@ -247,6 +248,7 @@ class SegmentationConfig(FinetuneConfig):
     """
 
     task: Literal["segmentation"] = "segmentation"
+    recipe: Literal["mae"] = "mae"
     batch_size: int = 16
     scale: tuple[float, float] = (0.5, 2.0)
     head_width: int | None = None

@@ -35,13 +35,31 @@ class Task(Protocol):
     name: ClassVar[str]
     metric: ClassVar[str]
     """The number of `evaluate` that the best checkpoint has most of."""
-    network: TaskNetwork
-    description: Mapping[str, Any]
-    """Plain values that build the network again."""
-    train: LabelledSource
-    validation: LabelledSource
-    augment: Callable[[Sample], Sample]
-    """For training; see `data.labelled.labelled_loader`."""
+
+    @property
+    def network(self) -> TaskNetwork:
+        """What is trained, in place."""
+        ...
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Plain values that build the network again; `image_size`, `mean` and `std` among them."""
+        ...
+
+    @property
+    def train(self) -> LabelledSource:
+        """What is learnt from."""
+        ...
+
+    @property
+    def validation(self) -> LabelledSource:
+        """What the best network is chosen by."""
+        ...
+
+    @property
+    def augment(self) -> Callable[[Sample], Sample]:
+        """For training; see `data.labelled.labelled_loader`."""
+        ...
 
     def mix(self, images: Tensor, targets: list[Any]) -> tuple[Tensor, list[Any]]:
         """What is done to a whole batch on the device before the network sees it; the generators are seeded."""
