@@ -12,6 +12,9 @@ REQUIRED = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetenso
 OPTIONAL = {
     # module: (what it is for, the line that installs it)
     "tensorboard": ("curves in TensorBoard", "pip install tensorboard"),
+    "faster_coco_eval": ("detection: average precision", "pip install 'perceptual-mae[detection]'"),
+    "pycocotools": ("detection: COCO's masks", "pip install 'perceptual-mae[detection]'"),
+    "transformers": ("segmentation: UperNet", "pip install 'perceptual-mae[segmentation]'"),
     "tifffile": ("TIFF images with many channels", "pip install tifffile"),
 }
 
