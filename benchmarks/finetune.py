@@ -53,7 +53,7 @@ def finetuned(encoder: str, name: str, seed: int, options: argparse.Namespace) -
         epochs=options.epochs,
         batch_size=options.batch,
         lr=options.lr,
-        layer_decay=1.0 if name == "random" else options.layer_decay,
+        layer_decay=options.layer_decay,
         drop_path=0.0,
         seed=seed,
         mix=mix,
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--layer-decay", type=float, default=0.8, help="of the pre-trained encoder; random weights: 1")
+    parser.add_argument("--layer-decay", type=float, default=1.0, help="less would hold random weights back")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--out", default="runs/finetune-benchmark")
     options = parser.parse_args()
