@@ -20,7 +20,9 @@ from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfi
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loop import Trainer
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
+from perceptual_mae.report.finetuned import write_finetuned_report
 from perceptual_mae.report.html import write_report
+from perceptual_mae.report.run_folder import is_finetuning
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory, peak_memory
@@ -163,11 +165,13 @@ def _fit(trainer: Trainer, main: bool) -> None:
 
 
 def report(run: Path | str) -> Path:
-    """Write `report.html` of a run folder anew.
+    """Write `report.html` of a run folder anew, of a pre-training run or of a fine-tuning run.
 
     Raises:
         UsageError: it is no run folder.
     """
+    if is_finetuning(Path(run)):
+        return write_finetuned_report(Path(run))
     return write_report(Path(run), defaults=to_dict(PretrainConfig(data="")))
 
 

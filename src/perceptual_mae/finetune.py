@@ -15,7 +15,7 @@ from perceptual_mae.training.device import describe_machine, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory, peak_memory
 from perceptual_mae.transfer.config import FinetuneConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
-from perceptual_mae.transfer.loop import FinetuneLoop, Observer
+from perceptual_mae.transfer.loop import FinetuneLoop
 from perceptual_mae.transfer.task import Task
 from perceptual_mae.transfer.tasks import open_task
 
@@ -40,7 +40,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
     run = FinetuneFolder.claim(config, write=main)
     try:
         accelerator.wait_for_everyone()
-        observers: Sequence[Observer] = [Pictures(config.log.pictures, config.seed)] if config.log.pictures else []
+        observers = [Pictures(config.log.pictures, config.seed)]
         loop = FinetuneLoop(run, task, accelerator, observers, console)
         said = loop.resume()
         if loop.over:

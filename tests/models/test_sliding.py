@@ -1,6 +1,7 @@
 """Overlapping windows over an image of any size."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def test_windows_cover_a_side(side: int, window: int) -> None:
     assert covered >= set(range(side))
     assert max(covered) == max(side, window) - 1  # nothing beyond what must be
     assert found == sorted(set(found))
-    assert all(after - before <= max(1, window * 2 // 3) for before, after in zip(found, found[1:], strict=False))
+    assert all(after - before <= max(1, window * 2 // 3) for before, after in pairwise(found))
     if side > window > 1:  # and no more of them than it takes
         assert len(found) == -(-(side - window) // (window * 2 // 3)) + 1
 

@@ -11,7 +11,8 @@ from html_page import Page
 from PIL import Image
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.report.html import FRAMES, write_report
+from perceptual_mae.report.film import FRAMES
+from perceptual_mae.report.html import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n&amp; 写真 {{ 7*7 }}"
 

@@ -1,7 +1,6 @@
 """Which classes are taken for which: the confusion matrix as a picture, and its largest errors in words."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 from perceptual_mae.report.curves import LINES
-from perceptual_mae.report.figures import DPI, WORDS, shortened
+from perceptual_mae.report.figures import DPI, WORDS, shortened, text_width
 from perceptual_mae.report.pictures import Images, to_array
 
 SIDE = 900
@@ -54,7 +52,7 @@ def confusion_figure(confusion: Images, names: Sequence[str]) -> Figure:
     every = math.ceil(CELLS[0] / cell)
     letters = 22 if classes <= 25 else 16
     written = [shortened(name, letters) for name in names]
-    reach = max(_width(name, size) for name in written[::every])
+    reach = max(text_width(name, size) + 4 for name in written[::every])
     flat = reach <= cell * every * 0.92
     side = cell * classes
     left, bottom = 34 + reach, (size * 1.6 if flat else reach) + 34
@@ -109,14 +107,6 @@ def _counts(confusion: Images, names: Sequence[str]) -> NDArray[np.float64]:
 def _shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Counts by row as shares of the row; a row without any is zero."""
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-
-
-def _width(name: str, size: float) -> float:
-    """Pixels that a name takes in letters of `size` pixels."""
-    with warnings.catch_warnings():
-        # A font without one of its letters draws a box, which is as wide as it says.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing")
-        return float(TextPath((0, 0), name.replace("$", r"\$") or " ", size=size).get_extents().width) + 4
 
 
 def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:

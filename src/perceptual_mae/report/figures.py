@@ -5,10 +5,13 @@ Figures have a transparent ground and mid-grey words, so the same PNG reads on a
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import ImageFont
 
 from perceptual_mae.files import write_atomically
 from perceptual_mae.report.pictures import Box, Images, Mosaic, hide, mosaic, to_array, to_pictures
@@ -108,3 +111,14 @@ def shortened(text: str, letters: int) -> str:
         return line
     kept = max(letters - 1, 2)
     return line[: kept - kept // 2] + "…" + line[len(line) - kept // 2 :]
+
+
+def text_width(text: str, pixels: float) -> float:
+    """Pixels that a line takes in letters of so many."""
+    return float(letters(pixels).getlength(text))
+
+
+@cache
+def letters(pixels: float) -> ImageFont.FreeTypeFont:
+    """The letters of all figures, those of most of the world's alphabets, so many pixels high: for Pillow."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), pixels)

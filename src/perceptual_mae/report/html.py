@@ -1,28 +1,17 @@
 """The report of a run: one HTML file that asks for nothing else and opens anywhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perceptual_mae.files import write_text
 from perceptual_mae.report import story
-from perceptual_mae.report.embed import Embedded, embed
+from perceptual_mae.report.embed import embed
+from perceptual_mae.report.film import Frame, film
 from perceptual_mae.report.page import drawing, write_page
 from perceptual_mae.report.panels import panels
 from perceptual_mae.report.run_folder import RunRecord, read_run
-from perceptual_mae.report.words import count, number
-
-FRAMES = 12
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of the film: the image and the line that says when it was drawn."""
-
-    step: str
-    caption: str
-    image: Embedded
+from perceptual_mae.report.words import number
 
 
 def write_report(run: Path, defaults: Mapping[str, Any] | None = None) -> Path:
@@ -46,7 +35,6 @@ def write_report(run: Path, defaults: Mapping[str, Any] | None = None) -> Path:
 def render(run: RunRecord, defaults: Mapping[str, Any] | None = None) -> str:
     """The page of a run that has been read."""
     notes = list(run.notes)
-    film = _film(run, notes)
     before_after = embed(run.before_after) if run.before_after else None
     state, state_words = story.status(run)
     values = {
@@ -55,7 +43,7 @@ def render(run: RunRecord, defaults: Mapping[str, Any] | None = None) -> str:
         "state_words": state_words,
         "summary": story.summary(run),
         "facts": story.facts(run),
-        "film": film,
+        "film": _film(run, notes),
         "before_after": before_after,
         "pictures_from": run.section("data").get("pictures_from"),
         "drawings": [drawing(panel, index) for index, panel in enumerate(panels(run.tracks, run.expected()))],
@@ -75,21 +63,12 @@ def render(run: RunRecord, defaults: Mapping[str, Any] | None = None) -> str:
 
 
 def _film(run: RunRecord, notes: list[str]) -> list[Frame]:
-    """Up to `FRAMES` pictures, the first and the newest among them and closer together early on, when most changes."""
-    last = len(run.pictures) - 1
-    if last < FRAMES:
-        chosen = list(range(last + 1))
-    else:
-        chosen = sorted({round((i / (FRAMES - 1)) ** 2 * last) for i in range(FRAMES)})
-    frames = []
-    for index in chosen:
-        picture = run.pictures[index]
-        image = embed(picture.path)
-        if image is None:
-            notes.append(f"The picture {picture.path.name} could not be read and is left out.")
-            continue
-        told = [("epoch", run.tracks.get("epoch")), ("loss", run.tracks.get(story.loss_key(run) or ""))]
-        values = [(word, track.at(picture.step)) for word, track in told if track]
-        caption = "".join(f" · {word} {number(value)}" for word, value in values if value is not None)
-        frames.append(Frame(count(picture.step), caption, image))
-    return frames
+    """Each picture with the epoch and the loss at its step."""
+    told = [("epoch", run.tracks.get("epoch")), ("loss", run.tracks.get(story.loss_key(run) or ""))]
+    known = [(word, track) for word, track in told if track]
+
+    def caption(step: int) -> str:
+        values = [(word, track.at(step)) for word, track in known]
+        return "".join(f" · {word} {number(value)}" for word, value in values if value is not None)
+
+    return film(run.pictures, caption, notes)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,12 +35,17 @@ NAMES = {
     "lr": "learning rate",
     "top1": "top-1",
     "top5": "top-5",
+    "iou": "IoU",
+    "miou": "mean IoU",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
     "r1": "R1",
     "ada": "ADA",
     "knn": "k-NN",
 }
 LAST = ("lr", "grad_norm", "images_per_second")
-FROM_ZERO = ("lr", "images_per_second", "knn", "ada_p")
+FROM_ZERO = ("lr", "images_per_second", "knn", "ada_p", "shares")
 LINES_PER_PANEL = 8
 PANELS = 40
 """More than this nobody reads; the rest is in `metrics.jsonl`."""
@@ -94,17 +99,27 @@ class Panel:
         return math.log10(high / low) > 1.2
 
 
-def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = None) -> list[Panel]:
+def panels(
+    found: Mapping[str, Track],
+    expected: Mapping[str, float] | None = None,
+    shares: Mapping[str, Sequence[str]] | None = None,
+) -> list[Panel]:
     """Panels in reading order: losses against validation, loss parts, other measures, whatever is new, the mechanics.
 
     A loss that has a validation value or an expected one gets a panel with these beside it. A metric nobody foresaw
     gets a panel of its own; the real and the generated side of one go together.
+
+    Args:
+        found: what was logged.
+        expected: by loss, what a model reaches that has learnt nothing but the mean colour.
+        shares: by title, keys of what lies in [0, 1] and is more the better: these come first, in percent.
     """
     expected = dict(expected or {})
     expected |= {key.removeprefix("expected/"): t.latest[1] for key, t in found.items() if key.startswith("expected/")}
     drawn = {k: t for k, t in found.items() if k not in NOT_DRAWN and not k.startswith("expected/")}
     left = dict(drawn)
     result: list[Panel] = []
+    measured = [panel for title, keys in (shares or {}).items() for panel in _shares(title, keys, left)]
 
     losses = {key.removeprefix("loss/"): key for key in drawn if key == "loss" or key.startswith("loss/")}
     for name, key in losses.items():
@@ -133,8 +148,15 @@ def panels(found: Mapping[str, Track], expected: Mapping[str, float] | None = No
     result += _several("grad_norm", TITLES["grad_norm"], norms)
     for key, track in mechanics.items():
         result += _several(key, TITLES[key], {pretty(key): track})
+    result = [*measured, *result]
     last = max((track.latest[0] for track in drawn.values()), default=0.0) or 1.0
     return [replace(panel, last=last) for panel in result[:PANELS]]
+
+
+def _shares(title: str, keys: Sequence[str], left: dict[str, Track]) -> list[Panel]:
+    """Panels of what was measured on validation images, in percent; it is taken out of `left`."""
+    members = {pretty(key.removeprefix("validation/")): left.pop(key) for key in keys if key in left}
+    return [_in_percent(panel) for panel in _several(f"shares {title}", title, members)]
 
 
 def _parts_of_losses(left: dict[str, Track]) -> list[Panel]:

@@ -18,7 +18,7 @@ SKIPPED_SHOWN = 200
 
 @dataclass(frozen=True)
 class Picture:
-    """A reconstruction grid that was drawn after `step` steps."""
+    """What was drawn after `step` steps."""
 
     step: int
     path: Path
@@ -68,29 +68,35 @@ class RunRecord:
         return int(max((track.latest[0] for track in self.tracks.values()), default=0))
 
 
-def read_run(path: Path) -> RunRecord:
-    """Read a run folder.
+def is_finetuning(path: Path) -> bool:
+    """Whether a folder is that of a fine-tuning run: its settings name a task."""
+    return "task" in read_mapping(path / "config.yaml", yaml.safe_load, [], "")
+
+
+def read_run(path: Path, drawn: str = "reconstruction") -> RunRecord:
+    """Read a run folder, its pictures being those of what was `drawn`: `figures/<drawn>-<step>.png`.
 
     Raises:
         UsageError: `path` is no run folder (it has no `config.yaml`).
     """
     config_file = path / "config.yaml"
     if not config_file.is_file():
+        command = "finetune" if drawn == "predictions" else "pretrain"
         raise UsageError(
-            f"{path} is not a run folder: it has no config.yaml; give the folder that `pmae pretrain --out` wrote"
+            f"{path} is not a run folder: it has no config.yaml; give the folder that `pmae {command} --out` wrote"
         )
     notes: list[str] = []
-    config = _mapping(config_file, yaml.safe_load, notes, "so the settings are not shown")
-    info = _mapping(path / "run.json", json.loads, notes, "so model, machine and state are not known")
+    config = read_mapping(config_file, yaml.safe_load, notes, "so the settings are not shown")
+    info = read_mapping(path / "run.json", json.loads, notes, "so model, machine and state are not known")
     skipped, skipped_count = _skipped(path / "skipped.txt", notes)
     figures = path / "figures"
     pictures = [
         Picture(int(match[1]), file)
         for file in (figures.iterdir() if figures.is_dir() else ())
-        if (match := re.fullmatch(r"reconstruction-(\d{1,15})\.png", file.name))
+        if (match := re.fullmatch(rf"{drawn}-(\d{{1,15}})\.png", file.name))
     ]
     if not pictures:
-        notes.append("There are no reconstruction pictures yet.")
+        notes.append(f"There are no {drawn.removesuffix('s')} pictures yet.")
     before_after = figures / "before-after.png"
     return RunRecord(
         path=path,
@@ -105,7 +111,8 @@ def read_run(path: Path) -> RunRecord:
     )
 
 
-def _mapping(file: Path, parse: Any, notes: list[str], consequence: str) -> Mapping[str, Any]:
+def read_mapping(file: Path, parse: Any, notes: list[str], consequence: str) -> Mapping[str, Any]:
+    """Named values in a file; where there are none, a note says so, with the `consequence`, and it is empty."""
     try:
         content = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -75,24 +75,29 @@ def summary(run: RunRecord) -> list[str]:
         f"A masked autoencoder{f' “{name}”' if name else ''}{size}, pre-trained on {images}{source}{method}: {hidden} "
         "of every image is hidden, and the model learns to paint what is missing."
     ]
+    sentences.append(course(run))
+    return [sentence for sentence in (*sentences, comparison(run), game(run)) if sentence]
+
+
+def course(run: RunRecord) -> str:
+    """How long the run took, and how its loss went, in a sentence."""
     key, last = loss_key(run), run.last_step()
     if key is None:
-        return [*sentences, "No training step has been logged yet."]
+        return "No training step has been logged yet."
     track = run.tracks[key]
     epochs, seconds = run.latest("epoch"), run.latest("seconds")
     extent = [_epochs(epochs)] if is_number(epochs) else []
     extent += [duration(seconds)] if is_number(seconds) else []
     so_far = "So far it has taken" if status(run)[0] == "running" else "It took"
     first, final = track.values[0], track.latest[1]
-    course = f"the loss went from {number(first)} to {number(final)}"
+    loss = f"the loss went from {number(first)} to {number(final)}"
     if not is_number(final):
-        course = f"the loss, {number(first)} at first, was not finite at the last logged step"
+        loss = f"the loss, {number(first)} at first, was not finite at the last logged step"
     elif len(track.values) == 1:
-        course = f"the loss is {number(final)}"
+        loss = f"the loss is {number(final)}"
     took = f" ({', '.join(extent)})" if extent else ""
     steps = f"{count(last)} step" + ("" if last == 1 else "s")
-    sentences.append(f"{so_far} {steps}{took}, and {course}.")
-    return [sentence for sentence in (*sentences, comparison(run), game(run)) if sentence]
+    return f"{so_far} {steps}{took}, and {loss}."
 
 
 def game(run: RunRecord) -> str:
@@ -137,8 +142,14 @@ def facts(run: RunRecord) -> list[Fact]:
             found.append(Fact(f"Validation {pretty(name)}", number(value_now), f"mean colour: {number(expected)}"))
     for key in run.tracks:
         if key.startswith("knn/") and "top5" not in key:
-            found.append(Fact(f"k-NN {pretty(key.removeprefix('knn/'))}", accuracy(run.latest(key)), _chance(run)))
+            found.append(Fact(f"k-NN {pretty(key.removeprefix('knn/'))}", accuracy(run.latest(key)), chance(run)))
             break
+    return found + cost_facts(run)
+
+
+def cost_facts(run: RunRecord) -> list[Fact]:
+    """Speed, time and size: what is known of them."""
+    found: list[Fact] = []
     if speed := typical_speed(run):
         found.append(Fact("Images a second", number(speed), plain(run.info.get("device") or "")))
     if is_number(seconds := run.latest("seconds")):
@@ -146,7 +157,7 @@ def facts(run: RunRecord) -> list[Fact]:
         found.append(Fact("Training time", duration(seconds), _epochs(epochs) if is_number(epochs) else ""))
     if is_number(parameters := run.section("model").get("parameters")):
         encoder = run.section("model").get("encoder_parameters")
-        beside = f"encoder: {_short(encoder)}" if is_number(encoder) else ""
+        beside = f"encoder: {_short(encoder)}" if is_number(encoder) and encoder != parameters else ""
         found.append(Fact("Parameters", _short(parameters), beside))
     return found
 
@@ -177,7 +188,8 @@ def _from(run: RunRecord, key: str) -> str:
     return f"from {number(track.values[0])} at step {count(track.steps[0])}" if len(track.values) > 1 else ""
 
 
-def _chance(run: RunRecord) -> str:
+def chance(run: RunRecord) -> str:
+    """What guessing comes to among so many classes; empty where there are none."""
     classes = run.section("data").get("classes")
     return f"chance: {percent(1 / len(classes))}" if isinstance(classes, list) and len(classes) > 1 else ""
 
@@ -239,13 +251,14 @@ def machine_rows(run: RunRecord) -> list[tuple[str, str]]:
         ("Forward passes", f"{number(speed * gflop)} GFLOP/s" if speed and is_number(gflop) else UNKNOWN),
         ("Device", plain(info.get("device"))),
         ("Processes", count(info.get("processes"))),
-        ("Precision", plain(config.get("precision"))),
+        ("Precision", plain(info.get("precision", config.get("precision")))),
         ("Peak memory", _gib(info.get("peak_memory_gib"))),
         ("perceptual-mae", plain(info.get("version"))),
         ("PyTorch", plain(info.get("torch"))),
         ("Python", plain(info.get("python"))),
     ]
-    told = {"device", "processes", "version", "torch", "python", "steps", "state", "message", "peak_memory_gib"}
+    told = {"device", "processes", "precision", "version", "torch", "python", "metric"}
+    told |= {"steps", "state", "message", "peak_memory_gib"}
     rows += [(pretty(str(k)), plain(v)) for k, v in info.items() if k not in told and not isinstance(v, dict | list)]
     return [(name, value) for name, value in rows if value != UNKNOWN]
 

@@ -134,7 +134,7 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
             tally.add({f"loss/{name}": value for name, value in parts.items()} | {"loss/total": loss})
         parameters = [p for p in self.modules["model"].parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        tally.whole("gradient_norm", norm)
+        tally.whole("grad_norm", norm)
         try:
             values = tally.means()
         except NonFinite:

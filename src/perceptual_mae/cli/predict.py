@@ -1,0 +1,46 @@
+"""`pmae predict`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from perceptual_mae.cli.parser import Parser
+
+
+def make_parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(
+        "predict",
+        "Write what a fine-tuned network says of images: classes as CSV, objects in COCO's format of results, or masks "
+        "as ADE20K has them; and pictures that show it.",
+    )
+    parser.add_argument("run", help="run of `pmae finetune`, or its model.safetensors")
+    parser.add_argument("images", nargs="+", help="images, and folders of them")
+    parser.add_argument("--out", type=str, required=True, help="folder to write")
+    parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    parser.add_argument("--batch_size", type=int | None, help="images that the network sees at once; default: suited")
+    parser.add_argument("--score", type=float, default=0.5, help="detected objects with less are not drawn")
+    parser.add_argument("--overlays", type=bool, default=True, help="draw what is said over each image")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Predict, and say how many images there were and where it is."""
+    settings = make_parser().parse(arguments).as_dict()
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from perceptual_mae.predict import predict
+
+    console = Console(stderr=True)
+    columns = BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        done = predict(**settings, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    words = f"{done.path}: {done.images:,} image{'' if done.images == 1 else 's'}"
+    if settings["overlays"]:
+        words += f", drawn in {Path(settings['out']) / 'overlays'}"
+    if done.skipped:
+        words += f"; {done.skipped:,} broken left out, see {Path(settings['out']) / 'skipped.txt'}"
+    print(words)
