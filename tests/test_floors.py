@@ -27,6 +27,7 @@ NEIGHBOURS = {
     ("dvae_file", "models"),  # what a file of weights has to fit
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
+    ("models", "augment"),  # the central crop that a classifier looks at
     ("pretrain", "methods"),  # the table that training looks up
     ("transfer", "encoders"),
     ("transfer", "evaluate"),  # how classification is scored

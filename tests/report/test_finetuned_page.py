@@ -264,10 +264,10 @@ def stand_in(metrics: dict[str, float], confusion: Tensor | None = None) -> tupl
 
 
 def test_numbers_of_classes_are_told_from_those_of_all() -> None:
-    measured = {"miou": 0.4, "pixel_accuracy": math.nan, "iou/sky": 0.7, "iou/a/b": 0.1}
+    measured = {"miou": 0.4, "pixel_accuracy": math.nan, "edge/width": 0.3, "iou/sky": 0.7, "iou/a/b": 0.1}
     confusion = torch.tensor([[6, 2, 2], [0, 0, 0], [3, 1, 16]])
     found = results_of(*stand_in(measured, confusion))
-    assert found["metrics"] == {"miou": 0.4, "pixel_accuracy": None}
+    assert found["metrics"] == {"miou": 0.4, "pixel_accuracy": None, "edge/width": 0.3}
     assert found["step"] == 7
     sky, both, road = found["classes"]
     assert sky == {"name": "sky", "iou": 0.7, "taken_for": "a/b", "taken_share": 0.2}
@@ -298,6 +298,7 @@ def test_a_segmentation_is_reported_without_a_curve_for_every_class(run: Path) -
     assert "intersection over union" in page.seen
     assert rows(page, text) == ["road", "sky", "a/b"]
     assert len(page.all("svg")) == 2
+    assert "sky" not in page.seen[page.seen.index("How it got there") : page.seen.index("Network, images, machine")]
 
 
 def test_a_detection_is_reported_in_its_own_numbers(run: Path) -> None:
