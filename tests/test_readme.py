@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from perceptual_mae.cli import finetune, predict
 from perceptual_mae.cli.pretrain import make_parser
+from perceptual_mae.transfer.config import CONFIGS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 EVALUATION = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+TRANSFER = (Path(__file__).parents[1] / "docs" / "transfer.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 SHELL = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
 
@@ -52,6 +55,17 @@ def test_every_measuring_command_has_known_flags(text: str) -> None:
     assert {name for name, _ in commands} >= {"evaluate", "compare"}
     for name, rest in commands:
         importlib.import_module(f"perceptual_mae.cli.{name}").make_parser().parse(shlex.split(rest))
+
+
+@pytest.mark.parametrize("text", [README, TRANSFER], ids=["README", "docs/transfer.md"])
+def test_every_finetuning_command_has_known_flags(text: str) -> None:
+    joined = text.replace("\\\n", " ")
+    commands = re.findall(r"^ *pmae finetune (\w+) ([^#\n]*)", joined, flags=re.MULTILINE)
+    assert {task for task, _ in commands} == set(CONFIGS)
+    for task, rest in commands:
+        finetune.make_parser(task).parse(shlex.split(rest))
+    for rest in re.findall(r"^ *pmae predict ([^#\n]*)", joined, flags=re.MULTILINE):
+        predict.make_parser().parse(shlex.split(rest))
 
 
 def test_every_picture_is_there() -> None:
