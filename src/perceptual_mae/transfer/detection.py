@@ -96,7 +96,7 @@ class Detection:
         }
         for ours, kind in kinds.items():
             precision = values[f"{kind}_precision"][:, :, :, 0, -1]  # IoU, recall, class; objects of all sizes
-            for place, label in enumerate(values["classes"].tolist()):
+            for place, label in enumerate(values["classes"].reshape(-1).tolist()):  # a scalar where there is one class
                 found[f"{ours}/{self.train.classes[label - 1]}"] = float(precision[:, :, place].mean())
         # -1 is COCO's word for "there is no such object".
         return {name: max(value, 0.0) for name, value in found.items() if value >= 0 or name in kinds}
