@@ -94,6 +94,7 @@ def test_files_of_other_things(settings: dict[str, Any], words: str) -> None:
         ("classification", {"image_size": 0}, "--image-size 0"),
         ("classification", {"optimizer": FinetuneOptimizerConfig(accumulate=3)}, "--optimizer.accumulate 3"),
         ("detection", {"window": 0}, "--window 0"),
+        ("detection", {"sampled": 0}, "--sampled 0"),
         ("detection", {"jitter": (2.0, 1.0)}, "--jitter"),
         ("detection", {"recipe": "paper"}, "--recipe paper: detection has only mae"),
         ("segmentation", {"scale": (0.0, 1.0)}, "--scale"),

@@ -222,6 +222,7 @@ class DetectionConfig(FinetuneConfig):
         pyramid: last: maps of all scales from the encoder's last one; several: from four of its blocks; auto: several
             for an encoder that was pre-trained with skips to its decoder (msg-mae), as the paper does, else last.
         jitter: least and greatest scale of large-scale jitter.
+        sampled: boxes of an image that the heads learn from in a step; fewer make steps on a CPU much cheaper.
     """
 
     task: Literal["detection"] = "detection"
@@ -231,11 +232,14 @@ class DetectionConfig(FinetuneConfig):
     window: int = 14
     pyramid: Literal["auto", "last", "several"] = "auto"
     jitter: tuple[float, float] = (0.1, 2.0)
+    sampled: int = 512
 
     def _rules(self) -> list[tuple[bool, str]]:
         low, high = self.jitter
         words = f"--jitter {list(self.jitter)}: give least and greatest scale, such as [0.1, 2.0]"
-        return [(self.window >= 1, f"--window {self.window}: must be at least 1"), (0 < low <= high, words)]
+        least = {"window": self.window, "sampled": self.sampled}
+        positive = [(value >= 1, f"--{name} {value}: must be at least 1") for name, value in least.items()]
+        return [*positive, (0 < low <= high, words)]
 
 
 @dataclass(frozen=True)

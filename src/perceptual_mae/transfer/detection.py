@@ -158,7 +158,7 @@ def open_detection(config: DetectionConfig) -> tuple[Detection, list[str]]:
         UsageError, PmaeError: an encoder or images that cannot be had, or packages that are not installed.
     """
     _average_precision()
-    encoder, matched = open_encoder(config.encoder, config.size)
+    encoder, matched = open_encoder(config.encoder, config.image_size)
     train, validation, notes = _open_images(config, encoder.in_channels)
     automatic: Pyramid = "several" if has_skips(config.encoder) else "last"
     try:
@@ -168,6 +168,7 @@ def open_detection(config: DetectionConfig) -> tuple[Detection, list[str]]:
             pyramid=automatic if config.pyramid == "auto" else config.pyramid,
             window=config.window if config.backbone == "windowed" else None,
             drop_path=config.rules.drop_path if config.drop_path is None else config.drop_path,
+            sampled=config.sampled,
         )
     except ValueError as error:
         raise UsageError(f"ENCODER {config.encoder}: {error}") from error
