@@ -1,5 +1,6 @@
 """Pictures of two kinds to classify, and a fine-tuning run that takes a second."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,44 @@ def make_classification(tmp_path: Path, two_kinds: Path) -> MakeClassification:
         return ClassificationConfig(**(defaults | settings))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def few_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO folder: four pieces of photographs with bright rectangles to find, one of them without any."""
+    root = tmp_path_factory.mktemp("objects")
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number in range(4):
+            picture = data.chelsea()[60 * number : 60 * number + 48, 100:164].copy()
+            for _ in range(2 if number else 0):
+                top, left = (int(value) for value in random.integers(2, 20, 2))
+                picture[top : top + 20, left : left + 24] = 255
+                box = {"bbox": [left, top, 24, 20], "area": 480, "iscrowd": 0, "category_id": 7}
+                corners = [left, top, left + 24, top, left + 24, top + 20, left, top + 20]
+                annotations.append({"id": len(annotations) + 1, "image_id": number, "segmentation": [corners], **box})
+            Image.fromarray(picture).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "height": 48, "width": 64})
+        (root / "annotations").mkdir(exist_ok=True)
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "bright"}]}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="session")
+def few_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in ADE20K's layout: pieces of a photograph, bright places are one class and dark ones another."""
+    root = tmp_path_factory.mktemp("masks")
+    for split in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(4):
+            picture = data.coffee()[80 * number : 80 * number + 40, 200:248]
+            Image.fromarray(picture).save(root / "images" / split / f"{number}.png")
+            mask = (1 + (picture.mean(axis=2) > 100)).astype(np.uint8)
+            Image.fromarray(mask).save(root / "annotations" / split / f"{number}.png")
+    (root / "classes.txt").write_text("dark\nbright\n")
+    return root

@@ -3,11 +3,13 @@
 import os
 import platform
 import shutil
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from perceptual_mae.errors import UsageError
 
@@ -39,6 +41,8 @@ def make_accelerator(
         log_with="tensorboard" if tensorboard else None,
         project_dir=out,
         step_scheduler_with_optimizer=False,
+        # One process evaluates while the others wait: PyTorch's ten minutes are too few for a large validation set.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
 
 

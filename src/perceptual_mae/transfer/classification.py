@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw_crops
-from perceptual_mae.data import Source, decode, eval_batches, open_source, to_float
+from perceptual_mae.data import Source, auto_workers, decode, eval_batches, open_source, to_float
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.subset import Relabelled, Subset, held_out, labels_of
 from perceptual_mae.encoders import open_encoder
@@ -112,6 +112,7 @@ class Classification:
             network.image_size, config.crop, config.mix.auto_augment if rgb else None, tuple(self.description["mean"])
         )
         self._mixing = Mixing(config.mix, network)
+        self.workers = config.workers
         self.scores: Scores | None = None
 
     def mix(self, images: Tensor, targets: list[Any]) -> tuple[Tensor, list[Any]]:
@@ -128,6 +129,7 @@ class Classification:
             image_size=network.image_size,
             channels=self.validation.channels,
             max_pixels=self.validation.max_pixels,
+            workers=auto_workers(device.type == "cuda") if self.workers == "auto" else self.workers,
         ):
             logits.append(network.logits(to_float(batch.images.to(device))).float().cpu())
             labels.append(batch.labels)
