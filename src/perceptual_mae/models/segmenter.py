@@ -108,8 +108,11 @@ class Segmenter(TaskNetwork):
             images: `(B, C, H, W)` in [0, 1], of the network's size.
             targets: B of `(H, W)` int64, 255 where a pixel does not count.
         """
-        maps = self._maps(images)
         classes = torch.stack(targets)
+        if len(images) == 1:
+            # BatchNorm has nothing to compare one image with where UperNet pools it to a single place: it comes twice.
+            images, classes = images.expand(2, -1, -1, -1), classes.expand(2, -1, -1)
+        maps = self._maps(images)
         main, auxiliary = self.upernet.decode_head(maps), self.upernet.auxiliary_head(maps)
         return {
             "segmentation": _cross_entropy(main, classes),

@@ -26,7 +26,6 @@ AUXILIARY_WEIGHT = 0.4
 _FINEST = 4
 """Stride of the finest map in pixels."""
 _MAPS = 4
-_CHANNELS_PER_GROUP = 16
 
 
 class VitConfig(PretrainedConfig):
@@ -85,10 +84,6 @@ def head_width(embed_dim: int) -> int:
 def build_upernet(backbone: Mapping[str, Any], classes: int, width: int | None = None) -> UperNet:
     """UperNet with an auxiliary head on the third map; all weights are drawn from PyTorch's generator.
 
-    Its norms are GroupNorm in place of BatchNorm: an image is then seen alike whatever else is in the batch, however
-    the batch is cut into micro-batches and processes, and one image is enough for a step (BatchNorm fails on the
-    1 x 1 map of its pyramid pooling).
-
     Args:
         backbone: arguments of `Backbone` as plain values.
         classes: how many.
@@ -107,12 +102,7 @@ def build_upernet(backbone: Mapping[str, Any], classes: int, width: int | None =
         auxiliary_channels=max(1, width // 2),
         loss_ignore_index=IGNORED,
     )
-    network = UperNet(config)
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, _group_norm(child.num_features))
-    return network
+    return UperNet(config)
 
 
 def _rescaled(width: int, doublings: int) -> nn.Module:
@@ -124,8 +114,3 @@ def _rescaled(width: int, doublings: int) -> nn.Module:
         layers += [LayerNorm2d(width), nn.GELU()] if index else []
         layers.append(nn.ConvTranspose2d(width, width, kernel_size=2, stride=2))
     return nn.Sequential(*layers)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of 16 channels or more: on a map of one pixel, fewer would leave little but their signs."""
-    return nn.GroupNorm(math.gcd(channels, max(1, channels // _CHANNELS_PER_GROUP)), channels)

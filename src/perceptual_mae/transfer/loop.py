@@ -89,6 +89,8 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
             betas=own.betas or rules.betas,
             fused=True,
         )
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place; UperNet has some
         self.network, _ = accelerator.prepare(network, self.optimizer)
         self.ema = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
         self.modules: dict[str, nn.Module] = {"model": network}
