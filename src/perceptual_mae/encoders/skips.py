@@ -6,7 +6,7 @@ import torch
 
 from perceptual_mae.models.msg_mae import MultiScaleAutoencoder
 from perceptual_mae.pretrain.build import build_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretrain.folder import RunFolder, is_run
 
 
 def has_skips(spec: str | Path) -> bool:
@@ -17,7 +17,7 @@ def has_skips(spec: str | Path) -> bool:
         UsageError: a run folder whose settings cannot be read.
     """
     path = Path(spec).expanduser()
-    if not (path / "config.yaml").is_file():
+    if not is_run(path):
         return False
     with torch.device("meta"):  # what it is, without its weights
         model = build_model(RunFolder.read(path).config)
