@@ -18,7 +18,7 @@ PATCH = 8
 # Streets are looked at through windows of 72 x 96 pixels at about the scale of the crops that are segmented later.
 PRETRAIN = "--model tiny --image-size 72x96 --crop.scale [0.08,0.6] --pixels.norm-pix-loss true"
 PRETRAIN += " --batch-size 32 --lr 1e-3 --optimizer.warmup-epochs 10 --log.pictures 0 --log.validate-every 0"
-FINETUNE = "--image-size 120x160 --batch-size 8 --lr 1e-3 --scale [0.5,1.5] --log.pictures 4 --log.evaluate-every 1000"
+FINETUNE = "--image-size 120x160 --batch-size 4 --lr 1e-3 --scale [0.5,1.5] --log.pictures 4 --log.evaluate-every 1000"
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--data", default=str(SHARED))
     parser.add_argument("--out", default=None, help="folder of the runs; default: a temporary one")
     parser.add_argument("--pretrain-epochs", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--layer-decay", type=float, default=0.85)
+    parser.add_argument("--epochs", type=int, default=32)
+    parser.add_argument("--layer-decay", type=float, default=0.9)
     parser.add_argument("--drop-path", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()

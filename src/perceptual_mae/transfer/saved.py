@@ -99,8 +99,8 @@ def _builders() -> dict[str, Callable[[Mapping[str, Any]], TaskNetwork]]:
         return Detector.from_description(description)
 
     def segmenter(description: Mapping[str, Any]) -> TaskNetwork:
-        from perceptual_mae.models.segmenter import Segmenter
+        from perceptual_mae.transfer.segmentation import segmenter_class
 
-        return Segmenter.from_description(description)
+        return segmenter_class().from_description(description)
 
     return {"classification": classifier, "detection": detector, "segmentation": segmenter}
