@@ -30,7 +30,7 @@ from perceptual_mae.transfer.detection import Detection, coco_results, open_dete
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 
-COCO_TINY = Path(__file__).parents[3] / "shared" / "data" / "coco-tiny"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 CPU = torch.device("cpu")
 SIDE = 32
 ROWS = [("mse", None, "last"), ("msg-gan", None, "several"), ("msg-gan-p", "mae", "last")]
@@ -173,12 +173,13 @@ def test_scores_are_those_of_pycocotools(tmp_path: Path, seed: int, ids: tuple[i
     assert "box_ap_large" not in found, "there is none"
 
 
-@pytest.mark.skipif(not COCO_TINY.is_dir(), reason="no ../shared/data/coco-tiny beside the repository")
-def test_scores_on_real_annotations_are_those_of_pycocotools() -> None:
-    source = opened(COCO_TINY, "validation")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside the repository")
+@pytest.mark.parametrize("name", ["coco-tiny", "coco-mini-384"])
+def test_scores_on_real_annotations_are_those_of_pycocotools(name: str) -> None:
+    source = opened(SHARED / name, "validation")
     predictions = near_the_truth(source)
     with redirect_stdout(io.StringIO()):
-        reference = COCO(COCO_TINY / "annotations" / "instances_val2017.json")
+        reference = COCO(SHARED / name / "annotations" / "instances_val2017.json")
         results = coco_results(predictions, source.image_ids, source.category_ids)
         expected = by_pycocotools(reference, results)
         again = COCO()
