@@ -30,6 +30,7 @@ NEIGHBOURS = {
     ("models", "augment"),  # the central crop that a classifier looks at
     ("pretrain", "methods"),  # the table that training looks up
     ("transfer", "encoders"),
+    ("transfer", "pretrain"),  # to say what a pre-training run is not
     ("transfer", "evaluate"),  # how classification is scored
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains

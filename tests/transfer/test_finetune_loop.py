@@ -221,6 +221,17 @@ def test_files_that_hold_no_network(tmp_path: Path, make: Callable[[Path], objec
         load_finetuned(path)
 
 
+def test_runs_without_a_network_say_what_to_do(make_classification: Make, tmp_path: Path) -> None:
+    config = make_classification(max_steps=1)
+    train(config)
+    (Path(config.out) / MODEL).unlink()
+    with pytest.raises(UsageError, match="its first evaluation writes model"):
+        load_finetuned(config.out)
+    (tmp_path / "config.yaml").write_text("data: photos\n")
+    with pytest.raises(UsageError, match="is a run of `pmae pretrain`: teach its encoder a task with `pmae finetune`"):
+        load_finetuned(tmp_path)
+
+
 def test_damaged_descriptions_are_named(make_classification: Make, tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file

@@ -15,6 +15,7 @@ from perceptual_mae.encoders.fit import fit
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.task_network import TaskNetwork
+from perceptual_mae.pretrain.folder import is_run
 from perceptual_mae.transfer.folder import MODEL
 from perceptual_mae.transfer.task import Learnt
 
@@ -62,6 +63,8 @@ def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Lear
     path = Path(path).expanduser()
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
+        if is_run(path):
+            raise UsageError(f"{path} is a run of `pmae pretrain`: teach its encoder a task with `pmae finetune` first")
         if path.is_dir() and (path / "config.yaml").is_file():
             raise UsageError(f"{path} holds no fine-tuned network yet: its first evaluation writes {MODEL}")
         raise UsageError(f"{path} is no run of `pmae finetune` and no file that one wrote")
