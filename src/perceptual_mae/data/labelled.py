@@ -19,9 +19,6 @@ Target = Tensor | dict[str, Tensor]
 count. To detect, by name `boxes` `(n, 4)` float32 as x1, y1, x2, y2 in pixels, `labels` `(n,)` int64 from 1 on,
 `masks` `(n, H, W)` uint8."""
 
-_RANDOM_TRIES = 16
-"""Stand-ins drawn for a broken image before all images are tried in turn."""
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -137,11 +134,9 @@ class _ExampleMaker:
     def make(self, step: int, piece: int) -> Examples:
         """Piece `piece` of the batch of `step`. Raises PmaeError where no image can be read."""
         indices = self.plan.indices(step)
-        total = len(indices)
-        start, stop = total * piece // self.pieces, total * (piece + 1) // self.pieces
         samples: list[Sample] = []
         skipped: list[Skip] = []
-        for place in range(start, stop):
+        for place in self.plan.piece(step, piece, self.pieces):
             sample = self._read(int(indices[place]), step, place, skipped)
             with seeded(mixed(self.plan.seed, Stream.LABELLED_VIEWS, step, place)):
                 samples.append(self.augment(sample))
@@ -150,16 +145,11 @@ class _ExampleMaker:
 
     def _read(self, index: int, step: int, place: int, skipped: list[Skip]) -> Sample:
         """Sample `index`, or a stand-in where it is broken."""
-        length = len(self.source)
-        for attempt in range(_RANDOM_TRIES + length):
+        for candidate in self.plan.candidates(index, step, place):
             try:
-                return self.source.read(index)
+                return self.source.read(candidate)
             except BrokenImage as broken:
-                skipped.append(Skip(self.source.title(index), str(broken)))
-            if attempt < _RANDOM_TRIES:
-                index = mixed(self.plan.seed, Stream.STAND_INS, step, place, attempt) % length
-            else:
-                index = (index + 1) % length
+                skipped.append(Skip(self.source.title(candidate), str(broken)))
         raise PmaeError(
             f"no image of {self.source.name} can be read; the last, {skipped[-1].name}: {skipped[-1].reason}"
         )

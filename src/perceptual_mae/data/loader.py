@@ -12,10 +12,7 @@ from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.seeds import Stream, generator, mixed
-
-_RANDOM_TRIES = 16
-"""Stand-ins drawn for a broken image before all images are tried in turn."""
+from perceptual_mae.seeds import Stream, generator
 
 
 def train_loader(
@@ -94,20 +91,19 @@ class TrainBatches:
     def make(self, step: int, piece: int) -> Batch:
         """Piece `piece` of the batch of `step`. Raises PmaeError where no image can be read."""
         indices = self.plan.indices(step)
-        total = len(indices)
-        start, stop = total * piece // self.pieces, total * (piece + 1) // self.pieces
+        places = self.plan.piece(step, piece, self.pieces)
         stream = generator(self.plan.seed, Stream.CROPS, step)
         # For the whole batch, then cut: the crops do not depend on the number of pieces.
-        draws = draw_crops(total, stream, self.crop, self.size).part(start, stop)
+        draws = draw_crops(len(indices), stream, self.crop, self.size).part(places.start, places.stop)
         heights, widths = draws.heights.tolist(), draws.widths.tolist()
         positions, flips = draws.positions.tolist(), draws.flips.tolist()
 
-        images = torch.empty(stop - start, self.channels, *self.size, dtype=torch.uint8)
+        images = torch.empty(len(places), self.channels, *self.size, dtype=torch.uint8)
         labels: list[int] = []
         names: list[str] = []
         skipped: list[Skip] = []
-        for at, index in enumerate(indices[start:stop].tolist()):
-            image, item = self._read(index, step, start + at, skipped)
+        for at, index in enumerate(indices[places.start : places.stop].tolist()):
+            image, item = self._read(index, step, places[at], skipped)
             box = crop_box((image.shape[1], image.shape[2]), heights[at], widths[at], positions[at], draws.ratio)
             cut = crop_resize(image, box, self.size)
             images[at] = cut.flip(-1) if flips[at] else cut
@@ -117,15 +113,10 @@ class TrainBatches:
 
     def _read(self, index: int, step: int, place: int, skipped: list[Skip]) -> tuple[Tensor, Item]:
         """Image `index`, or a stand-in where it is broken."""
-        length = len(self.source)
-        for attempt in range(_RANDOM_TRIES + length):
-            item = self.source[index]
+        for candidate in self.plan.candidates(index, step, place):
+            item = self.source[candidate]
             try:
                 return decode(item.data, self.channels, self.max_pixels), item
             except BrokenImage as broken:
                 skipped.append(Skip(item.name, str(broken)))
-            if attempt < _RANDOM_TRIES:
-                index = mixed(self.plan.seed, Stream.STAND_INS, step, place, attempt) % length
-            else:
-                index = (index + 1) % length
         raise PmaeError(f"no image in {self.source.name} can be read; the last, {item.name}: {skipped[-1].reason}")

@@ -1,5 +1,6 @@
 """Which images a step sees: a function of (seed, step) and of nothing else, so a resumed run needs no saved state."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.seeds import Stream, permutation
+from perceptual_mae.seeds import Stream, mixed, permutation
+
+_RANDOM_TRIES = 16
+"""Stand-ins drawn for a broken image before all images are tried in turn."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,20 @@ class SamplePlan:
         epoch, batch = divmod(step, self.steps_per_epoch)
         start = batch * self.images_per_step
         return _permutation(self.length, self.seed, epoch)[start : start + self.images_per_step]
+
+    def piece(self, step: int, piece: int, pieces: int) -> range:
+        """The places of a step's batch that one of its `pieces` has, numbered from 0."""
+        total = len(self.indices(step))
+        return range(total * piece // pieces, total * (piece + 1) // pieces)
+
+    def candidates(self, index: int, step: int, place: int) -> Iterator[int]:
+        """An image and, for as long as what is given is broken, others in its place: some drawn, then all in turn."""
+        for attempt in range(_RANDOM_TRIES + self.length):
+            yield index
+            if attempt < _RANDOM_TRIES:
+                index = mixed(self.seed, Stream.STAND_INS, step, place, attempt) % self.length
+            else:
+                index = (index + 1) % self.length
 
 
 @lru_cache(maxsize=2)
