@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perceptual_mae import __version__
 from perceptual_mae.data import Source, first_readable, fixed_images, open_source
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
@@ -25,7 +25,7 @@ from perceptual_mae.report.html import write_report
 from perceptual_mae.report.run_folder import is_finetuning
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.device import choose_device, describe_machine, make_accelerator
-from perceptual_mae.training.memory import keep_freed_memory, peak_memory
+from perceptual_mae.training.memory import keep_freed_memory
 
 EXPECTATION_IMAGES = 256
 """Images that the loss of a model that has learnt nothing is measured on."""
@@ -149,18 +149,10 @@ def facts(trainer: Trainer, train: Source, validation: Source | None, accelerato
 
 def _fit(trainer: Trainer, main: bool) -> None:
     """Train, and leave a report that says how it ended."""
-    state, message = "stopped", ""
     try:
-        trainer.fit()
-        state = "finished"
-    except PmaeError as error:
-        message = str(error)
-        raise
+        trainer.fit_and_tell()
     finally:
         if main:
-            peak = peak_memory(trainer.accelerator.device)
-            measured = {} if peak is None else {"peak_memory_gib": round(peak, 3)}
-            trainer.run.describe(state=state, message=message, **measured)
             report(trainer.run.path)
 
 

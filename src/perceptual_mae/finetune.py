@@ -8,11 +8,10 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from perceptual_mae import __version__
-from perceptual_mae.errors import PmaeError
 from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.report.finetuned import Pictures, write_finetuned_report
 from perceptual_mae.training.device import describe_machine, make_accelerator
-from perceptual_mae.training.memory import keep_freed_memory, peak_memory
+from perceptual_mae.training.memory import keep_freed_memory
 from perceptual_mae.transfer.config import FinetuneConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
 from perceptual_mae.transfer.loop import FinetuneLoop
@@ -92,16 +91,8 @@ def facts(loop: FinetuneLoop, task: Task, told: Sequence[str], accelerator: Acce
 
 def _fit(loop: FinetuneLoop, main: bool) -> None:
     """Train, and leave a report that says how it ended."""
-    state, message = "stopped", ""
     try:
-        loop.fit()
-        state = "finished"
-    except PmaeError as error:
-        message = str(error)
-        raise
+        loop.fit_and_tell()
     finally:
         if main:
-            peak = peak_memory(loop.accelerator.device)
-            measured = {} if peak is None else {"peak_memory_gib": round(peak, 3)}
-            loop.run.describe(state=state, message=message, **measured)
             write_finetuned_report(loop.run.path)

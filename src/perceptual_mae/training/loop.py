@@ -20,7 +20,7 @@ from perceptual_mae.training import checkpoint
 from perceptual_mae.training.checkpoint import Checkpoint
 from perceptual_mae.training.config import TrainingSettings
 from perceptual_mae.training.folder import Record, TrainingFolder
-from perceptual_mae.training.memory import OUT_OF_MEMORY, is_out_of_memory
+from perceptual_mae.training.memory import OUT_OF_MEMORY, is_out_of_memory, peak_memory
 from perceptual_mae.training.meter import Meter, Stopwatch
 from perceptual_mae.training.progress import ProgressDisplay
 from perceptual_mae.training.schedule import learning_rate, total_steps
@@ -136,6 +136,25 @@ class TrainingLoop(ABC, Generic[Run, Made]):
                     done = f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
                     raise Interrupted(f"{done}: the same command continues", stopping)
                 self.stopwatch.start()
+
+    def fit_and_tell(self) -> None:
+        """`fit`, and how it ended in `run.json`: `state`, `message` and the peak of memory.
+
+        Raises:
+            PmaeError: as `fit`.
+        """
+        state, message = "stopped", ""
+        try:
+            self.fit()
+            state = "finished"
+        except PmaeError as error:
+            message = str(error)
+            raise
+        finally:
+            if self.accelerator.is_main_process:
+                peak = peak_memory(self.accelerator.device)
+                measured = {} if peak is None else {"peak_memory_gib": round(peak, 3)}
+                self.run.describe(state=state, message=message, **measured)
 
     def learn_from(self, batches: Sequence[Made]) -> dict[str, float]:
         """Take the next step, and return what it logs."""
