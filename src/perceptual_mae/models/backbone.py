@@ -1,6 +1,6 @@
 """An encoder as a network that learns: images in [0, 1] to maps of features, for heads that detect and segment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -64,8 +64,12 @@ class Backbone(nn.Module):
             raise ValueError(f"{encoder.name} is no Vision Transformer: it has no blocks whose outputs are maps")
         mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
         backbone = cls(encoder.architecture, encoder.image_size, mean, std, **arguments)
-        backbone.network.load_state_dict(encoder.network.state_dict())
+        backbone.take(encoder.network.state_dict())
         return backbone
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the weights of a plain Vision Transformer of this architecture."""
+        self.network.load_state_dict(tensors)
 
     def forward(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs of some blocks as maps.

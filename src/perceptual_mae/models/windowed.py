@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from perceptual_mae.models.architecture import Architecture
 from perceptual_mae.models.backbone import Backbone
-from perceptual_mae.models.encoder import Encoder
 
 _LEFT_OUT = ("cls_token", "reg_token", "norm.", "fc_norm.", "head.")
 """Parts of a plain Vision Transformer that a map has no place for."""
@@ -50,21 +49,7 @@ class WindowedBackbone(Backbone):
         self.window = window
         cut = window < max(self.grid)
         self.network = _sam(plain, image_size, self.evenly() if cut else (), window if cut else 0, drop_path)
-        self._load(plain.state_dict())
-
-    @classmethod
-    def of(cls, encoder: Encoder, **arguments: Any) -> Self:
-        """One with the weights of an encoder, which stays as it was.
-
-        Raises:
-            ValueError: the encoder is no plain Vision Transformer.
-        """
-        if encoder.architecture is None or not encoder.depth:
-            raise ValueError(f"{encoder.name} is no Vision Transformer: it has no blocks whose outputs are maps")
-        mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
-        backbone = cls(encoder.architecture, encoder.image_size, mean, std, **arguments)
-        backbone._load(encoder.network.state_dict())
-        return backbone
+        self.take(plain.state_dict())
 
     def forward(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs of some blocks as maps.
@@ -81,7 +66,7 @@ class WindowedBackbone(Backbone):
         )
         return [one.contiguous() for one in maps]
 
-    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the weights of a plain Vision Transformer; position embeddings become a map, that of `[CLS]` goes."""
         height, width = self.grid
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}
