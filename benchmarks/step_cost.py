@@ -57,7 +57,7 @@ def stepper(method: str, options: argparse.Namespace) -> tuple[Cast, Callable[[i
     device, batch = accelerator.device, options.batch
     images = torch.rand(batch, 3, *config.size, device=device)
     noise = torch.rand(batch, cast.model.num_patches, device=device)
-    part = MicroBatch(images, noise, draw_ada(batch, None).to(device))
+    part = MicroBatch(images, noise, draw_ada(batch, None).to(device), torch.arange(batch))
     # Even epochs, whose steps have the perceptual term.
     return cast, lambda number: cast.step([part], Clock(CYCLE + number % CYCLE, CYCLE))
 

@@ -21,6 +21,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def normal(stream: torch.Generator) -> Callable[[Tensor], Tensor]:
+    return lambda like: torch.randn(like.shape, generator=stream, dtype=like.dtype)
+
+
 class Maps(nn.Module):
     """A small decoder, z (B, 2, 3) to images (B, 2, 4, 4), and a discriminator's two feature maps of them."""
 
@@ -66,7 +70,7 @@ def test_linear_by_hand() -> None:
     torch.testing.assert_close(finite_difference_lengths(features, z, v), 5 * v.abs().flatten())
     y = [torch.randn(4, 1, width, 1, dtype=torch.float64, generator=g) for g in [seeded()] for width in (1, 2)]
     expected = (3 * y[0].flatten() + 4 * y[1].flatten(1).sum(1) / math.sqrt(2)).abs()
-    torch.testing.assert_close(exact_lengths(features, z, seeded()), expected)
+    torch.testing.assert_close(exact_lengths(features, z, normal(seeded())), expected)
 
 
 def test_estimators_agree_with_the_frobenius_norm(maps: Maps, z: Tensor) -> None:
@@ -76,7 +80,7 @@ def test_estimators_agree_with_the_frobenius_norm(maps: Maps, z: Tensor) -> None
     draws = one.expand(512, 2, 3)
     v = torch.randn(draws.shape, dtype=torch.float64, generator=seeded(1))
     difference = finite_difference_lengths(maps, draws, v).square().mean().sqrt().item()
-    exact = exact_lengths(maps, draws, seeded(2)).square().mean().sqrt().item()
+    exact = exact_lengths(maps, draws, normal(seeded(2))).square().mean().sqrt().item()
     assert difference == pytest.approx(frobenius, rel=0.05)
     assert exact == pytest.approx(frobenius, rel=0.05)
     assert exact == pytest.approx(difference, rel=0.05)
@@ -94,7 +98,7 @@ def test_images_that_depend_on_each_other() -> None:
     for _ in range(64):
         v = torch.randn(z.shape, dtype=torch.float64, generator=stream)
         rows += finite_difference_lengths(features, z, v).square() / 64
-        columns += exact_lengths(features, z, stream).square() / 64
+        columns += exact_lengths(features, z, normal(stream)).square() / 64
     assert rows.tolist() == pytest.approx([1, 5], rel=0.1)
     assert columns.tolist() == pytest.approx([5, 1], rel=0.1)
 
@@ -103,7 +107,7 @@ def test_z_is_a_constant_and_weights_are_not(maps: Maps, z: Tensor) -> None:
     z.requires_grad_()
     weights = list(maps.parameters())
     lengths = finite_difference_lengths(maps, z, torch.randn(z.shape, generator=seeded()).double())
-    for values in (lengths, exact_lengths(maps, z, seeded())):
+    for values in (lengths, exact_lengths(maps, z, normal(seeded()))):
         assert values.shape == (3,)
         assert (values > 0).all()
         gradients = torch.autograd.grad(values.sum(), [*weights, z], allow_unused=True)
@@ -117,7 +121,7 @@ def test_features_that_do_not_move_have_no_nan(z: Tensor) -> None:
     def features(z: Tensor) -> tuple[Tensor]:
         return ((weight * 0 * z).reshape(3, 6, 1, 1),)
 
-    for lengths in (finite_difference_lengths(features, z, z), exact_lengths(features, z, seeded())):
+    for lengths in (finite_difference_lengths(features, z, z), exact_lengths(features, z, normal(seeded()))):
         assert (lengths == 0).all()
         assert torch.autograd.grad(lengths.sum(), weight) == (0,)
 
@@ -125,9 +129,9 @@ def test_features_that_do_not_move_have_no_nan(z: Tensor) -> None:
 def test_no_half_precision(z: Tensor) -> None:
     maps, z = Maps().float(), z.float()
     v = torch.randn(z.shape, generator=seeded())
-    expected = finite_difference_lengths(maps, z, v), exact_lengths(maps, z, seeded())
+    expected = finite_difference_lengths(maps, z, v), exact_lengths(maps, z, normal(seeded()))
     with torch.autocast("cpu", torch.bfloat16):
-        found = finite_difference_lengths(maps, z, v), exact_lengths(maps, z, seeded())
+        found = finite_difference_lengths(maps, z, v), exact_lengths(maps, z, normal(seeded()))
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
@@ -201,7 +205,7 @@ def test_exact_is_a_row_of_the_jacobian(maps: Maps, z: Tensor) -> None:
     y = [torch.randn(shape, dtype=torch.float64, generator=stream).flatten(1) for shape in shapes]
     jacobians = [torch.func.jacrev(lambda z: scaled(maps, z))(one).flatten(1) for one in z]
     expected = [(J.T @ torch.cat([a, b])).norm() for J, a, b in zip(jacobians, *y, strict=True)]
-    torch.testing.assert_close(exact_lengths(maps, z, seeded(3)), torch.stack(expected))
+    torch.testing.assert_close(exact_lengths(maps, z, normal(seeded(3))), torch.stack(expected))
     assert tuple(layer[0].numel() for layer in maps(z)) == SIZES
 
 
@@ -212,7 +216,7 @@ def test_gradient_of_the_exact_form(maps: Maps, z: Tensor) -> None:
 
     def lengths(*values: Tensor) -> Tensor:
         changed = dict(zip(names, values, strict=True))
-        return exact_lengths(lambda z: torch.func.functional_call(maps, changed, (z,)), z[:1], seeded())
+        return exact_lengths(lambda z: torch.func.functional_call(maps, changed, (z,)), z[:1], normal(seeded()))
 
     leaves = [weights[name].detach().clone().requires_grad_() for name in names]
     assert torch.autograd.gradcheck(lengths, leaves)
@@ -226,7 +230,7 @@ def test_exact_differentiates_attention_twice() -> None:
         heads = (z @ weight).unsqueeze(1)
         return (F.scaled_dot_product_attention(heads, heads, heads),)
 
-    exact_lengths(features, z, seeded()).sum().backward()
+    exact_lengths(features, z, normal(seeded())).sum().backward()
     assert weight.grad.abs().sum() > 0
 
 

@@ -52,14 +52,14 @@ def finite_difference_lengths(features: Features, z: Tensor, direction: Tensor, 
         return torch.linalg.vector_norm(torch.stack(changes), dim=0) / epsilon
 
 
-def exact_lengths(features: Features, z: Tensor, generator: torch.Generator) -> Tensor:
+def exact_lengths(features: Features, z: Tensor, normal_like: Callable[[Tensor], Tensor]) -> Tensor:
     """|J^T y| for random features y, every element N(0, 1), by back-propagation (StyleGAN2's form).
 
     Args:
         features: what is differentiated; called once, without autocast and without fused attention, which has no second
             derivative. It must not run compiled regions, which have none either.
         z: `(B, n, D)`, a constant.
-        generator: where y is drawn from, on its own device.
+        normal_like: draws y: from a tensor to one of its shape, type and device, every element N(0, 1).
 
     Returns:
         `(B,)` in float32 (float64 for such z), with a graph to the weights behind `features`.
@@ -68,8 +68,7 @@ def exact_lengths(features: Features, z: Tensor, generator: torch.Generator) -> 
         leaf = full(z).detach().requires_grad_()
         product = leaf.new_zeros(())
         for maps in map(full, features(leaf)):
-            y = torch.randn(maps.shape, generator=generator, device=generator.device, dtype=maps.dtype).to(maps.device)
-            product = product + (maps * y).sum() / math.sqrt(_size(maps))
+            product = product + (maps * normal_like(maps.detach())).sum() / math.sqrt(_size(maps))
         (gradient,) = torch.autograd.grad(product, leaf, create_graph=True)
         return _norms(gradient)
 

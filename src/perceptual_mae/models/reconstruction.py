@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from perceptual_mae.models.masking import Masking
@@ -75,14 +76,14 @@ class Reconstruction:
         """Images 0, 2, 4, ... of the batch, without a graph and in full precision."""
         half = slice(None, None, 2)
 
-        def constants(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            return tuple(tensor.detach()[half].float() for tensor in tensors)
+        def constant(tensor: Tensor) -> Tensor:
+            return tensor.detach()[half].to(torch.promote_types(tensor.dtype, torch.float32))
 
         return replace(
             self,
-            latent=self.latent.detach()[half].float(),
-            maps=constants(self.maps),
-            predictions=constants(self.predictions),
+            latent=constant(self.latent),
+            maps=tuple(map(constant, self.maps)),
+            predictions=tuple(map(constant, self.predictions)),
             target=self.target[half],
             masking=Masking(*(indices[half] for indices in self.masking)),
             patch_mean=None if self.patch_mean is None else self.patch_mean[half],

@@ -85,7 +85,7 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
     if path_every:
         game["path"] = state = PathLength(config.path.decay).to(device)
         exact = config.path.estimator == "exact"
-        path = PerceptualPath(state, config.path.weight, path_every, exact, config.seed)
+        path = PerceptualPath(state, config.path.weight, path_every, exact)
     if len(game):
         modules["game"] = game
     step = TrainingStep(

@@ -98,15 +98,20 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
         place = images * self.accelerator.process_index // self.accelerator.num_processes
 
         def mine(numbers: Tensor) -> tuple[Tensor, ...]:
-            return numbers[place : place + sum(sizes)].to(device, non_blocking=True).split(sizes)
+            return numbers[place : place + sum(sizes)].split(sizes)
+
+        def there(numbers: Tensor) -> Tensor:
+            return numbers.to(device, non_blocking=True)
 
         masks = generator(self.config.seed, Stream.MASKS, self.step)
-        noise = mine(draw_noise(images, self.model.num_patches, masks, torch.device("cpu")))
+        noise = mine(there(draw_noise(images, self.model.num_patches, masks, torch.device("cpu"))))
         changes: Sequence[Tensor | None] = [None] * len(batches)
         if self.take_step.augments:
-            changes = mine(draw_ada(images, generator(self.config.seed, Stream.AUGMENTATION, self.step)))
-        floats = [to_float(batch.images.to(device, non_blocking=True)) for batch in batches]
-        return [MicroBatch(*parts) for parts in zip(floats, noise, changes, strict=True)]
+            changes = mine(there(draw_ada(images, generator(self.config.seed, Stream.AUGMENTATION, self.step))))
+        others = generator(self.config.seed, Stream.PATH_LENGTH, self.step)
+        seeds = mine(torch.randint(2**62, (images,), generator=others))
+        floats = [to_float(there(batch.images)) for batch in batches]
+        return [MicroBatch(*parts) for parts in zip(floats, noise, changes, seeds, strict=True)]
 
     # -- what is written down ------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from perceptual_mae.losses.precision import full
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -63,13 +65,15 @@ class MicroBatch:
         images: `(b, C, H, W)` in [0, 1].
         noise: `(b, N)`, which decides what is masked.
         augmentation: `(b, K)`, which decides how the discriminator's view of each image is augmented, if it is.
+        seeds: `(b,)` int64 on the CPU, for whatever else is random about an image.
     """
 
     images: Tensor
     noise: Tensor
     augmentation: Tensor | None = None
+    seeds: Tensor | None = None
 
 
 def norm_of(gradients: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of all of them together, in float32."""
-    return nn.utils.get_total_norm([gradient.float() for gradient in gradients])
+    """Euclidean norm of all of them together, in float32 at least."""
+    return nn.utils.get_total_norm([full(gradient) for gradient in gradients])

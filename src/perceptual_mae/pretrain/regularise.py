@@ -11,8 +11,6 @@ from perceptual_mae.losses.path_length import PathLength, exact_lengths, finite_
 from perceptual_mae.models import MaskedAutoencoder, Reconstruction
 from perceptual_mae.pretrain.opponent import Opponent
 from perceptual_mae.pretrain.player import MicroBatch, Player
-from perceptual_mae.seeds import Stream, generator
-from perceptual_mae.training.schedule import Clock
 from perceptual_mae.training.tally import Tally
 
 
@@ -55,14 +53,12 @@ class PerceptualPath:
         weight: weight of the penalty.
         every: steps between penalties; each counts so many times.
         exact: second derivatives in place of finite differences.
-        seed: of the run.
     """
 
     state: PathLength
     weight: float
     every: int
     exact: bool
-    seed: int
 
     def __call__(
         self,
@@ -70,36 +66,37 @@ class PerceptualPath:
         player: Player,
         batch: Sequence[MicroBatch],
         made: Sequence[Reconstruction],
-        clock: Clock,
         tally: Tally,
     ) -> None:
         """Add to the gradient of the generator's decoder; on every second image, masks and augmentation as they were.
 
         The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the pull
-        through the discriminator that counts least (see `TrainingStep.share_that_counts`), which is the adversarial
+        through the discriminator that counts least (see `share_that_counts`), which is the adversarial
         one, or it would outweigh the pixels in its turn.
         """
         accelerator = opponent.accelerator
         share = min(value for name, value in tally.sums.items() if name.startswith("pull_share/"))
-        stream = generator(self.seed, Stream.PATH_LENGTH, clock.step, accelerator.process_index)
         weights = list(player.module.parameters())
         for part, half in zip(batch, made, strict=True):
-            numbers = part.augmentation
-            lengths = self.lengths(opponent, player, half, None if numbers is None else numbers[::2], stream)
+            lengths = self.lengths(opponent, player, half, part)
             penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))
             (share * self.every * penalty / len(batch)).backward(inputs=weights)
             tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
         player.average_gradients(accelerator)
 
     def lengths(
-        self,
-        opponent: Opponent,
-        player: Player[MaskedAutoencoder],
-        half: Reconstruction,
-        numbers: Tensor | None,
-        stream: torch.Generator,
+        self, opponent: Opponent, player: Player[MaskedAutoencoder], half: Reconstruction, part: MicroBatch
     ) -> Tensor:
-        """`(b,)` how far D's features move for a step of z in a random direction."""
+        """`(b,)` how far D's features move for a step of z in a random direction, of images 0, 2, 4, ... of a part."""
+        numbers = None if part.augmentation is None else part.augmentation[::2]
+        assert part.seeds is not None
+        # Of each image its own: the number of processes and micro-batches does not change what is drawn.
+        streams = [torch.Generator().manual_seed(seed) for seed in part.seeds[::2].tolist()]
+
+        def normal_like(one: Tensor) -> Tensor:
+            drawn = [torch.randn(one.shape[1:], generator=stream, dtype=one.dtype) for stream in streams]
+            return torch.stack(drawn).to(one.device)
+
         change = opponent.augmentation(numbers)
         model = player.module
         # The class's function is never a compiled region, which cannot be differentiated twice.
@@ -110,6 +107,5 @@ class PerceptualPath:
             return opponent.player.module.judge(opponent.augmented(drawn.pyramid, change)).features
 
         if self.exact:
-            return exact_lengths(features, half.latent, stream)
-        direction = torch.randn(half.latent.shape, generator=stream).to(half.latent.device)
-        return finite_difference_lengths(features, half.latent, direction)
+            return exact_lengths(features, half.latent, normal_like)
+        return finite_difference_lengths(features, half.latent, normal_like(half.latent))

@@ -98,7 +98,7 @@ class TrainingStep:
             if self.path and clock.step_is_due(self.path.every):
                 made.append(reconstruction.constant_half())
         if opponent and self.path and made:
-            self.path(opponent, self.generator, batch, made, clock, tally)
+            self.path(opponent, self.generator, batch, made, tally)
         players: list[Player[Any]] = [self.generator, opponent.player] if opponent and together else [self.generator]
         for player, name in zip(players, ("grad_norm", "grad_norm/discriminator"), strict=False):
             tally.whole(name, player.gradient_norm(self.clip_grad))
@@ -143,28 +143,21 @@ class TrainingStep:
         gradient = torch.autograd.grad(pixels / tally.parts, leaf.predictions, materialize_grads=True)
         if not looking:
             return list(gradient)
-        own = norm_of(gradient)
+        own = self.norm_of_all(gradient)
         tally.add({"pull/pixels": own})
         for term, value in looking:
             # The graph stays for the next term, and for the discriminator's loss, which goes through the same look.
             pull = torch.autograd.grad(value / tally.parts, leaf.predictions, retain_graph=True, materialize_grads=True)
-            norm = norm_of(pull)
-            share = self.share_that_counts(term.balance, own, norm)
+            norm = self.norm_of_all(pull)
+            share = share_that_counts(term.balance, own, norm)
             tally.add({f"pull/{term.name}": norm, f"pull_share/{term.name}": share})
             gradient = tuple(g + share.to(p.dtype) * p for g, p in zip(gradient, pull, strict=True))
         return list(gradient)
 
-    def share_that_counts(self, balance: float | None, pixels: Tensor, network: Tensor) -> Tensor:
-        """How much of a term's pull through a network counts: all, unless it outweighs that of the pixels too much.
-
-        Args:
-            balance: the most that it may pull, relative to the pixels; None: anything.
-            pixels, network: norms of both pulls in this process's part of the batch.
-        """
-        if balance is None:
-            return torch.ones_like(network)
-        pixels, network = self.accelerator.reduce(torch.stack([pixels, network]).square(), "sum").sqrt()
-        return (balance * pixels / network.clamp(min=torch.finfo(network.dtype).tiny)).clamp(max=1)
+    def norm_of_all(self, gradient: Sequence[Tensor]) -> Tensor:
+        """Norm over all processes of a gradient of the mean loss; each has that of its own images' mean."""
+        square = self.accelerator.reduce(norm_of(gradient).square(), "sum")
+        return square.sqrt() / self.accelerator.num_processes
 
     def opponent_first(self, opponent: Opponent, batch: Sequence[MicroBatch], tally: Tally) -> None:
         """The classical order: the opponent learns from what the generator draws, and the generator meets it after."""
@@ -187,3 +180,15 @@ class TrainingStep:
                     for player in players:
                         alone.enter_context(self.accelerator.no_sync(player.network))
                 yield part
+
+
+def share_that_counts(balance: float | None, pixels: Tensor, network: Tensor) -> Tensor:
+    """How much of a term's pull through a network counts: all, unless it outweighs that of the pixels too much.
+
+    Args:
+        balance: the most that it may pull, relative to the pixels; None: anything.
+        pixels, network: norms of both pulls.
+    """
+    if balance is None:
+        return torch.ones_like(network)
+    return (balance * pixels / network.clamp(min=torch.finfo(network.dtype).tiny)).clamp(max=1)
