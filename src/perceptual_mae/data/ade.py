@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perceptual_mae.data.arrays import check_size
 from perceptual_mae.data.decode import MAX_PIXELS, decode, read_bytes
 from perceptual_mae.data.digest import digest
 from perceptual_mae.data.folder import SUFFIXES, find_files, printable
@@ -77,7 +78,7 @@ class AdeSource:
         Raises:
             BrokenImage: it cannot be read, or has classes that there are not.
         """
-        mask = _decode_mask(self._masks / self.pairs[index][1], self._mask_title(index))
+        mask = _decode_mask(self._masks / self.pairs[index][1], self._mask_title(index), self.max_pixels)
         largest = int(mask.max())
         if largest > len(self.classes):
             many = f"there are {len(self.classes)} classes; 0 is ignored"
@@ -152,7 +153,7 @@ def open_ade(
     if not masks.is_dir():
         there, missing = f"{images.parent.name}/{images.name}", f"{masks.parent.name}/{masks.name}"
         raise UsageError(f"--data {spec} has {there} but no {missing}: there must be {_LAYOUT}")
-    names = _class_names(spec, root, None if classes is None else tuple(classes))
+    names = _class_names(spec, root, None if classes is None else tuple(classes), max_pixels)
     source = AdeSource(spec, images, masks, names, channels, max_pixels)
     if not source.pairs:
         first = f" ({source.problems[0].name}: {source.problems[0].reason})" if source.problems else ""
@@ -199,7 +200,7 @@ def _pair(images: Path, masks: Path) -> tuple[list[tuple[str, str]], list[Skip]]
     return list(pairs.values()), problems
 
 
-def _class_names(spec: str, root: Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
+def _class_names(spec: str, root: Path, known: tuple[str, ...] | None, max_pixels: int) -> tuple[str, ...]:
     """From a file, else as they are known already, else by number.
 
     Raises:
@@ -208,7 +209,8 @@ def _class_names(spec: str, root: Path, known: tuple[str, ...] | None) -> tuple[
     file = next((root / name for name in _NAMES if (root / name).is_file()), None)
     if file is None and known is not None:
         return known
-    names = _read_names(file) if file is not None else tuple(f"class {n + 1}" for n in range(_largest(spec, root)))
+    numbers = range(_largest(spec, root, max_pixels)) if file is None else ()
+    names = tuple(f"class {n + 1}" for n in numbers) if file is None else _read_names(file)
     where = f"--data {spec}: {file.name}" if file is not None else f"--data {spec}"
     if known is not None and names != known:
         raise UsageError(f"{where} names other classes than are learnt: {', '.join(names[:4])}, ...")
@@ -227,10 +229,10 @@ def _read_names(file: Path) -> tuple[str, ...]:
     rows = [line.split("\t") for line in lines if line]
     if rows and len(rows[0]) > 1 and not re.fullmatch(r"\d+", rows[0][0].strip()):
         rows = rows[1:]
-    return tuple(row[-1].strip() for row in rows)
+    return tuple(printable(row[-1].strip()) for row in rows)
 
 
-def _largest(spec: str, root: Path) -> int:
+def _largest(spec: str, root: Path, max_pixels: int) -> int:
     """The largest value in the training masks that can be read."""
     folders = _folders(root, "train")
     if folders is None:
@@ -240,23 +242,24 @@ def _largest(spec: str, root: Path) -> int:
     largest = 0
     for _, mask in _pair(*folders)[0]:
         try:
-            largest = max(largest, int(_decode_mask(folders[1] / mask, mask).max()))
+            largest = max(largest, int(_decode_mask(folders[1] / mask, mask, max_pixels).max()))
         except BrokenImage:  # named when it is read for training
             continue
     return largest
 
 
-def _decode_mask(path: Path, title: str) -> Tensor:
+def _decode_mask(path: Path, title: str, max_pixels: int) -> Tensor:
     """The numbers of a PNG with one channel of any depth, or the indices of one with a palette: `(H, W)` int64.
 
     Raises:
-        BrokenImage: it cannot be read, or holds colours.
+        BrokenImage: it cannot be read, holds colours, or has more than `max_pixels`.
     """
     try:
         data = read_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on odd palettes
             with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+                check_size(image.height, image.width, max_pixels)
                 bands, mode = image.getbands(), image.mode
                 values = np.array(image) if len(bands) == 1 else None
     except BrokenImage as broken:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ def decode_array(data: bytes, channels: int, max_pixels: int) -> Tensor:
         raise BrokenImage(f"{channels} channels can only be read from TIFF and .npy files")
     read = _read_npy if data[:6] == _NPY else _read_tiff
     try:
-        array = read(data, channels, max_pixels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on a header that is read all the same
+            array = read(data, channels, max_pixels)
     except BrokenImage:
         raise
     except Exception as error:  # damage surfaces as anything
@@ -115,5 +118,6 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f" and low >= 0 and high <= 65535:
         return (values / 256).astype(np.uint8)
     if array.dtype.kind != "f" or low < 0 or high > 1:
-        values = (values - low) / max(high - low, np.finfo(np.float64).tiny)
+        # Halves: from the least to the greatest number that there is, it is further than any number.
+        values = (values / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny)
     return np.rint(values * 255).astype(np.uint8)

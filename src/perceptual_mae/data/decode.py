@@ -1,5 +1,7 @@
 """An image as it lies in its source, to a uint8 tensor; whatever cannot be read is a `BrokenImage` with a reason."""
 
+import os
+import stat
 from pathlib import Path
 
 from torch import Tensor
@@ -39,9 +41,21 @@ def decode(data: bytes | Path | Tensor, channels: int = 3, max_pixels: int = MAX
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file; raises BrokenImage with the system's reason."""
+    """The contents of a file; raises BrokenImage with the reason.
+
+    Only of a file: a table of images may name any path, and a pipe or a device would never come to an end.
+    """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BrokenImage("not a file but a pipe, a device or a folder")
             return file.read()
     except OSError as error:
         raise BrokenImage((error.strerror or str(error)).lower()) from None
+    except ValueError:  # a zero byte, or a character that no encoding has
+        raise BrokenImage("a path that no file can have") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for whoever is to write to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
