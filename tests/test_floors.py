@@ -21,6 +21,7 @@ FLOORS = (
 NEIGHBOURS = {
     ("__init__", "encoders"),  # `perceptual_mae.load_encoder`, which imports when it is asked for
     ("__init__", "transfer"),  # and `load_finetuned`
+    ("files", "errors"),
     ("foreign_pickle", "errors"),
     ("settings", "errors"),
     ("training", "data"),  # a plan of images, and how many workers read them

@@ -1,5 +1,6 @@
 """What the commands do, as functions: pre-train, draw reconstructions, write the report, run the demonstration."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from perceptual_mae import __version__
 from perceptual_mae.data import Source, first_readable, fixed_images, open_source
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
+from perceptual_mae.files import if_possible
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
@@ -26,6 +28,7 @@ from perceptual_mae.report.run_folder import is_finetuning
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory
+from perceptual_mae.training.trackers import tracking
 
 EXPECTATION_IMAGES = 256
 """Images that the loss of a model that has learnt nothing is measured on."""
@@ -68,7 +71,6 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
             console.print("\n".join(filter(None, (what, said))), highlight=False, markup=False)
         if main:
             run.describe(**facts(trainer, train, validation, accelerator))
-            _start_trackers(accelerator, trainer.step)
         _fit(trainer, main)
         return run.path
     finally:
@@ -150,10 +152,12 @@ def facts(trainer: Trainer, train: Source, validation: Source | None, accelerato
 def _fit(trainer: Trainer, main: bool) -> None:
     """Train, and leave a report that says how it ended."""
     try:
-        trainer.fit_and_tell()
+        with tracking(trainer.accelerator, trainer.step) if main else nullcontext():
+            trainer.fit_and_tell()
     finally:
         if main:
-            report(trainer.run.path)
+            with if_possible():
+                report(trainer.run.path)
 
 
 def report(run: Path | str) -> Path:
@@ -249,9 +253,3 @@ def demo(out: str = "runs/demo", console: Console | None = None) -> Path:
     save(figure, folder.figures / "before-after.png")
     report(path)
     return path
-
-
-def _start_trackers(accelerator: Accelerator, step: int) -> None:
-    if accelerator.log_with:
-        # What was logged after the checkpoint comes again: TensorBoard is told to forget it.
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step + 1}})

@@ -1,7 +1,9 @@
 """Errors that speak to the user: one line that names the file or flag and says what to do."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PmaeError(Exception):
@@ -14,6 +16,37 @@ class UsageError(PmaeError):
     """A flag, setting or argument that cannot be right. The command ends with exit code 2."""
 
     exit_code = 2
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make space there",
+    errno.EDQUOT: "make space in your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "change its permissions",
+    errno.EIO: "the disk or the way to it fails: the system's log says more",
+}
+"""What a person can do when the system refuses to write, by its number of the error."""
+
+
+class WriteError(PmaeError, OSError):
+    """A file or folder that the system does not let us write: a full disk, a quota, one that is read-only or broken.
+
+    It is an `OSError` too, with that error's `errno`, for whoever has something better to say.
+
+    Args:
+        path: what could not be written.
+        number: the system's number of the error, if it has one.
+        reason: the system's words.
+    """
+
+    def __init__(self, path: Path | str, number: int | None, reason: str) -> None:
+        OSError.__init__(self, number, reason, str(path))
+        remedy = _REMEDIES.get(number or 0)
+        self._line = f"{path} cannot be written: {reason.lower()}" + (f"; {remedy}" if remedy else "")
+
+    def __str__(self) -> str:
+        return self._line
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,11 +1,63 @@
 """Files that are either whole or not there: written under a temporary name, flushed, and renamed."""
 
 import json
+import logging
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from perceptual_mae.errors import WriteError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever says within that the system does not let us write becomes one line about `path`.
+
+    Raises:
+        WriteError: in the place of an `OSError`, of a `SafetensorError` that wraps one, or of the `RuntimeError` with
+            which `torch.save` covers one. Everything else passes.
+    """
+    outer = sys.exception()  # what is being handled already has nothing to do with this
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        found = _system_error(error, outer)
+        if found is None:
+            raise
+        raise WriteError(path, *found) from error
+
+
+@contextmanager
+def if_possible() -> Iterator[None]:
+    """For files that training can do without: that one cannot be written is a warning, and nothing else.
+
+    Not even that where something worse is being told: one line is what a person reads.
+    """
+    worse = sys.exception() is not None
+    try:
+        yield
+    except WriteError as error:
+        if not worse:
+            _log.warning("%s (training does not need it, and goes on)", error)
+
+
+def _system_error(error: BaseException | None, outer: BaseException | None) -> tuple[int | None, str] | None:
+    """Number and words of the `OSError` that an exception is, wraps, or came from."""
+    while error is not None and error is not outer:
+        if isinstance(error, OSError):
+            return error.errno, error.strerror or str(error)
+        if wrapped := re.search(r"([^:]+) \(os error (\d+)\)$", str(error)):  # as the Rust of safetensors says it
+            return int(wrapped[2]), wrapped[1].strip()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -13,16 +65,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
     Returns:
         `path`.
+
+    Raises:
+        WriteError: the disk is full, read-only or broken; the old file is as it was, and no half of the new one stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        readable_as_usual(temporary)
-        flush_to_disk(temporary)
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            readable_as_usual(temporary)
+            flush_to_disk(temporary)
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -35,6 +91,22 @@ def write_json(path: Path, value: Any) -> Path:
     text = json.dumps(value, indent=2, allow_nan=False)
     text = re.sub(r"\[\s+([-+\d.eE,\s]+?)\s+\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
     return write_text(path, text + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add `text` to the end of a file, all of it or nothing.
+
+    Raises:
+        WriteError: the disk is full, read-only or broken; the file is as it was.
+    """
+    with writing(path), path.open("ab", buffering=0) as file:
+        end, rest = file.tell(), memoryview(text.encode())
+        try:
+            while rest:  # a disk takes what still fits before it says that it is full
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def readable_as_usual(path: Path) -> None:

@@ -1,6 +1,7 @@
 """`pmae finetune`, as a function: a labelled task is learnt, evaluated, drawn and reported."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from perceptual_mae import __version__
+from perceptual_mae.files import if_possible
 from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.report.finetuned import Pictures, write_finetuned_report
 from perceptual_mae.training.device import describe_machine, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory
+from perceptual_mae.training.trackers import tracking
 from perceptual_mae.transfer.config import FinetuneConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
 from perceptual_mae.transfer.loop import FinetuneLoop
@@ -50,8 +53,6 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
                 console.print("\n".join(filter(None, (what, *told, said))), highlight=False, markup=False)
             run.describe(**facts(loop, task, told, accelerator))
             run.skip((problem.name, problem.reason) for problem in problems(task))
-            if accelerator.log_with:
-                accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": loop.step + 1}})
         _fit(loop, main)
         return run.path
     finally:
@@ -92,7 +93,9 @@ def facts(loop: FinetuneLoop, task: Task, told: Sequence[str], accelerator: Acce
 def _fit(loop: FinetuneLoop, main: bool) -> None:
     """Train, and leave a report that says how it ended."""
     try:
-        loop.fit_and_tell()
+        with tracking(loop.accelerator, loop.step) if main else nullcontext():
+            loop.fit_and_tell()
     finally:
         if main:
-            write_finetuned_report(loop.run.path)
+            with if_possible():
+                write_finetuned_report(loop.run.path)

@@ -8,6 +8,7 @@ from torch import Tensor
 from perceptual_mae.data import Batch, BatchStream, Source, eval_batches
 from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
 from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
+from perceptual_mae.files import if_possible
 from perceptual_mae.pretrain.config import LogConfig
 from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
 from perceptual_mae.report.figures import reconstruction_grid, save
@@ -29,7 +30,8 @@ class Pictures:
         """Draw `figures/reconstruction-<step>.png`."""
         seen = look(moment.model, self.images, moment.run.config.mask_ratio, moment.run.config.seed)
         figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=self.names)
-        save(figure, moment.run.figures / f"reconstruction-{moment.step:08d}.png")
+        with if_possible():
+            save(figure, moment.run.figures / f"reconstruction-{moment.step:08d}.png")
         return {}
 
 

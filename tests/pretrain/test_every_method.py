@@ -139,6 +139,7 @@ def test_what_a_game_remembers_is_in_the_checkpoint(
         "discriminator.safetensors",
         "game.safetensors",
         "training.pt",
+        "manifest.json",
     }
     game = load_file(newest / "game.safetensors")
     assert game["ada.probability"] > 0

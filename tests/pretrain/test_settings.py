@@ -20,7 +20,7 @@ FREE = {
     *("out", "epochs", "max_steps", "device", "workers", "save_every", "loader.max_pixels"),
     *(f"log.{name}" for name in ("every", "pictures", "picture_images", "validate_every", "validation_images")),
     *(f"log.{name}" for name in ("knn_every", "knn_images", "tensorboard")),
-    *("checkpoint.minutes", "checkpoint.keep"),
+    *("checkpoint.minutes", "checkpoint.keep", "checkpoint.milestones"),
 }
 """Settings that do not change which training it is."""
 
@@ -136,6 +136,7 @@ def test_image_sizes_that_are_none(given: str) -> None:
         ({"log": {"every": 0}}, "--log.every 0: must be at least 1"),
         ({"log": {"picture_images": 0}}, "--log.picture-images 0: must be at least 1"),
         ({"checkpoint": {"keep": 0}}, "--checkpoint.keep 0: must be at least 1"),
+        ({"checkpoint": {"milestones": -1}}, "--checkpoint.milestones -1: must be 0 or more"),
         ({"pixels": {"channels": 0}}, "--pixels.channels 0: must be at least 1"),
         ({"crop": {"scale": [0.0, 1.0]}}, r"--crop.scale \[0.0, 1.0\]: give the least and the greatest share"),
         ({"crop": {"scale": [0.9, 0.3]}}, "--crop.scale"),

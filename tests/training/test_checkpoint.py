@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perceptual_mae.training import checkpoint
+from perceptual_mae.errors import WriteError
+from perceptual_mae.training import checkpoint, manifest
 from perceptual_mae.training.checkpoint import Checkpoint, checkpoints, clear_temporary, load, newest, save
+from perceptual_mae.training.manifest import seal
 
 
 def at(step: int) -> Checkpoint:
@@ -32,6 +34,15 @@ def whole(folder: Path) -> list[int]:
     return [found.step for found in newest(folder) if isinstance(found, Checkpoint)]
 
 
+def unsealed(path: Path) -> Path:
+    """Makes a checkpoint one of before there were manifests."""
+    (path / "manifest.json").unlink()
+    training = torch.load(path / "training.pt", weights_only=True)
+    assert training.pop("sealed")
+    torch.save(training, path / "training.pt")
+    return path
+
+
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = save(tmp_path, at(500), keep=2)
     assert path.name == "step-00000500"
@@ -48,7 +59,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_a_network_that_is_needed_is_damaged(tmp_path: Path) -> None:
     save(tmp_path, at(5), keep=2)
-    (save(tmp_path, at(10), keep=2) / "other.safetensors").unlink()
+    (unsealed(save(tmp_path, at(10), keep=2)) / "other.safetensors").unlink()
     assert whole(tmp_path) == [10, 5]
     damage, older = newest(tmp_path, needed=("model", "other"))
     assert damage == (tmp_path / "step-00000010", "other.safetensors is missing")
@@ -77,7 +88,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert loaded.training == {"seconds": 9.0}
 
 
-@pytest.mark.parametrize("where", ["save_file", "torch.save", "flush_to_disk", "rename"])
+@pytest.mark.parametrize("where", ["save_file", "torch.save", "seal", "flush_to_disk", "rename"])
 def test_a_save_that_breaks_off_leaves_the_old_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -89,13 +100,13 @@ def test_a_save_that_breaks_off_leaves_the_old_ones(
     with monkeypatch.context() as patch:
         owner = {"torch.save": checkpoint.torch, "rename": Path}.get(where, checkpoint)
         patch.setattr(owner, where.rsplit(".", 1)[-1], full)
-        with pytest.raises(OSError, match="No space left"):
+        if where == "flush_to_disk":  # of the files; that of the folder comes when all is done
+            patch.setattr(manifest, where, full)
+        with pytest.raises(WriteError) as error:
             save(tmp_path, at(10), keep=1)
-    assert whole(tmp_path) == [5]
-    assert not (tmp_path / "step-00000010").exists()
+    assert str(error.value) == f"{tmp_path} cannot be written: no space left on device; make space there"
     assert torch.equal(load(tmp_path / "step-00000005").networks["model"]["weight"], torch.full((3, 2), 5.0))
-    clear_temporary(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]  # nothing half-written takes up space
     save(tmp_path, at(10), keep=1)
     assert whole(tmp_path) == [10]
 
@@ -132,6 +143,43 @@ def test_a_kill_while_an_old_one_is_deleted_leaves_no_half_of_it(
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{next_step:08d}"]
 
 
+def test_checkpoints_of_before_there_were_manifests_still_load(tmp_path: Path) -> None:
+    save(tmp_path, at(5), keep=2)
+    path = unsealed(save(tmp_path, at(10), keep=2))
+    assert load(path).training.keys() == at(10).training.keys()
+    assert whole(tmp_path) == [10, 5]
+
+
+def test_a_new_one_that_lost_its_manifest_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+    path = save(tmp_path, at(10), keep=2)
+    (path / "manifest.json").unlink()
+    assert list(newest(tmp_path)) == [(path, "manifest.json is missing")]
+
+
+def test_milestones_stay_for_ever(tmp_path: Path) -> None:
+    for step in range(1, 11):
+        save(tmp_path, at(step), keep=2, milestone=f"epoch {step // 3}" if step % 3 == 0 else None)
+    assert steps(tmp_path) == [3, 6, 9, 10]
+    assert (tmp_path / "step-00000006" / "milestone.txt").read_text() == "epoch 2\n"
+    save(tmp_path, at(20), keep=1)  # also of a run that asks for none any more
+    assert steps(tmp_path) == [3, 6, 9, 20]
+    assert whole(tmp_path) == [20, 9, 6, 3]
+
+
+def test_one_that_is_dropped_while_it_is_looked_for_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, at(5), keep=1)
+
+    def save_meanwhile(path: Path) -> bool:
+        if path.name == "step-00000005":
+            save(tmp_path, at(10), keep=1)
+        return manifest.verify(path)
+
+    monkeypatch.setattr(checkpoint, "verify", save_meanwhile)
+    assert whole(tmp_path) == [10]
+
+
 DAMAGES = {
     "weights cut": lambda path: _cut(path / "model.safetensors"),
     "weights empty": lambda path: (path / "model.safetensors").write_bytes(b""),
@@ -143,7 +191,20 @@ DAMAGES = {
     "training text": lambda path: (path / "training.pt").write_text("not a checkpoint\n" * 30),
     "training gone": lambda path: (path / "training.pt").unlink(),
     "empty folder": lambda path: [file.unlink() for file in path.iterdir()],
+    "one bit": lambda path: _flip(path / "other.safetensors"),
+    "a number of the optimiser": lambda path: _flip(path / "training.pt", 0.4),
+    "one file more": lambda path: shutil.copy(path / "model.safetensors", path / "another.safetensors"),
+    "a file of another": lambda path: shutil.copy(path.with_name("step-00000005") / "model.safetensors", path),
+    "manifest cut": lambda path: _cut(path / "manifest.json"),
+    "manifest gone": lambda path: (path / "manifest.json").unlink(),
 }
+
+
+def _flip(path: Path, place: float = 1.0) -> None:
+    """Change one bit, at a share of the file."""
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 0x10
+    path.write_bytes(data)
 
 
 def _cut(path: Path) -> None:
@@ -175,6 +236,8 @@ def test_random_bytes_never_get_past(tmp_path: Path) -> None:
             junk = torch.randint(0, 256, (length,), generator=generator, dtype=torch.uint8)
             (path / "training.pt").write_bytes(bytes(junk.tolist()))
             assert whole(tmp_path) == [5]
+            (path / "manifest.json").unlink(missing_ok=True)
+            assert whole(tmp_path) == [5]
 
 
 class Malicious:
@@ -196,6 +259,7 @@ def test_nothing_in_a_checkpoint_can_execute(tmp_path: Path, how: str) -> None:
         torch.save({"optimizer": Malicious(touched)}, path)
     else:
         path.write_bytes(pickle.dumps(Malicious(touched), protocol=2))
+    seal(path.parent)  # whoever can write here can do that as well
     assert whole(folder) == [5]
     assert not touched.exists()
     # That it would execute elsewhere shows that the test can fail.

@@ -1,11 +1,12 @@
 """`pmae`: finds the subcommand, and turns errors into one line and an exit code."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
 
 from perceptual_mae import __version__
-from perceptual_mae.errors import PmaeError, nearest
+from perceptual_mae.errors import PmaeError, WriteError, nearest
 
 COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone (`pmae ... | head`); there is nobody to tell
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        # A full disk can be met by any library that writes, to its cache for one.
+        return _say(str(WriteError(error.filename or "a file", error.errno, error.strerror or "no more space")), 1)
     return code
 
 

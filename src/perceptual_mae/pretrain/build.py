@@ -1,8 +1,10 @@
 """From names in `methods.py` and settings to networks, losses and optimisers."""
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,9 @@ from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loss_config import LossesConfig
 from perceptual_mae.pretrain.step import WeightedTerm
 from perceptual_mae.seeds import Stream, mixed
-from perceptual_mae.training.checkpoint import Checkpoint, newest
+from perceptual_mae.training.checkpoint import Checkpoint, damage, newest
+
+_log = logging.getLogger(__name__)
 
 GENERATORS: dict[str, Callable[..., MaskedAutoencoder]] = {
     "mae": MaskedAutoencoder.from_size,
@@ -169,8 +173,15 @@ def trained_model(run: RunFolder) -> tuple[MaskedAutoencoder, int]:
         PmaeError: the run has no checkpoint that can be read.
     """
     model = build_model(run.config)
+    damages: list[tuple[Path, str]] = []
     for found in newest(run.checkpoints):
         if isinstance(found, Checkpoint):
+            for path, reason in damages:
+                _log.warning("%s: %s", run.path, damage(path, reason))
             model.load_state_dict(found.networks["model"])
             return model.eval(), found.step
+        damages.append(found)
+    if damages:
+        named = "; ".join(f"{path.name}: {reason}" for path, reason in damages)
+        raise PmaeError(f"{run.path} has no checkpoint that is whole ({named})")
     raise PmaeError(f"{run.path} has no checkpoint yet: train it with `pmae pretrain`")

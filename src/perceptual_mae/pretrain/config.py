@@ -10,7 +10,7 @@ from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.settings import free
-from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, image_side
+from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, image_side
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class PretrainConfig:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    spikes: SpikeConfig = field(default_factory=SpikeConfig)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -221,6 +222,9 @@ class PretrainConfig:
             ("log.picture-images", self.log.picture_images, *one),
             ("log.every", self.log.every, *one),
             ("checkpoint.keep", self.checkpoint.keep, *one),
+            ("checkpoint.milestones", self.checkpoint.milestones, *zero),
+            ("spikes.patience", self.spikes.patience, *zero),
+            ("spikes.rollbacks", self.spikes.rollbacks, *zero),
             ("losses.delta-f", losses.delta_f, *zero),
             ("losses.delta-s", losses.delta_s, *zero),
             ("losses.adversarial", losses.adversarial, *zero),

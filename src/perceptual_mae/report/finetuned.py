@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from perceptual_mae.data.labelled import LabelledSource, Sample
 from perceptual_mae.data.types import BrokenImage
-from perceptual_mae.files import write_json, write_text
+from perceptual_mae.files import if_possible, write_json, write_text
 from perceptual_mae.models.task_network import Prediction, TaskNetwork
 from perceptual_mae.report import finetuned_story as words
 from perceptual_mae.report import story
@@ -54,12 +54,15 @@ class Pictures:
         if samples:
             predictions = predicted(evaluated.network, samples)
             figure = prediction_grid(samples, predictions, task.train.classes)
-            save(figure, run.figures / f"predictions-{evaluated.step:08d}.png")
+            with if_possible():
+                save(figure, run.figures / f"predictions-{evaluated.step:08d}.png")
         if evaluated.best:
             write_json(run.path / RESULTS, results_of(evaluated, task))
             confusion = confusion_of(task)
             if confusion is not None:
-                save(confusion_figure(confusion, task.train.classes), run.figures / CONFUSION)
+                figure = confusion_figure(confusion, task.train.classes)
+                with if_possible():
+                    save(figure, run.figures / CONFUSION)
 
 
 def some_samples(source: LabelledSource, count: int, seed: int) -> list[Sample]:

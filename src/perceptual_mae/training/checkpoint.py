@@ -1,7 +1,9 @@
 """Checkpoints: a folder each, either whole or not there.
 
 `checkpoints/step-00000500/` holds a safetensors file for every network and `training.pt`, a `torch.save` of tensors and
-plain values (optimisers, counters) that is read with `weights_only=True`: nothing in it can execute.
+plain values (optimisers, counters) that is read with `weights_only=True`: nothing in it can execute. `manifest.json`,
+written last, knows size and checksum of them all; nothing is parsed that differs. One that is kept for ever says of
+which epoch it is in `milestone.txt`.
 """
 
 import re
@@ -16,9 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perceptual_mae.files import flush_to_disk, readable_as_usual
+from perceptual_mae.files import flush_to_disk, writing
+from perceptual_mae.training.manifest import MANIFEST, Damaged, seal, verify
 
 _NAME = re.compile(r"step-(\d{8,})")
+_MILESTONE = "milestone.txt"
+_SEALED = "sealed"
+"""Said in `training.pt`: checkpoints of before had no manifest, and one that is lost must not make a new one an old."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +42,54 @@ class Checkpoint:
     training: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint into `folder` (a run's `checkpoints/`) and drop all but the `keep` newest.
+def save(folder: Path, checkpoint: Checkpoint, keep: int, milestone: str | None = None) -> Path:
+    """Write a checkpoint into `folder` (a run's `checkpoints/`) and drop all but the `keep` newest and the milestones.
 
     It is written under a temporary name, flushed to disk and renamed: killed at any moment, the folder holds only whole
     checkpoints.
+
+    Args:
+        folder: made where it is missing.
+        checkpoint: what is saved.
+        keep: how many of the newest stay.
+        milestone: of what this one is kept for ever, in words; None: it goes when its time has come.
+
+    Raises:
+        WriteError: the disk is full, read-only or broken; the older checkpoints are as they were, no half one stays.
     """
     target = folder / f"step-{checkpoint.step:08d}"
     temporary = folder / f".tmp-{target.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with writing(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            _write(temporary, checkpoint, milestone)
+            if target.exists():
+                _drop(target)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        flush_to_disk(folder)
+        # Later ones can only be damaged, else training would have gone on from them.
+        earlier = [path for path in checkpoints(folder) if _step(path) <= checkpoint.step]
+        kept = {*earlier[-keep:], *(path for path in earlier if (path / _MILESTONE).exists())}
+        for path in checkpoints(folder):
+            if path not in kept:
+                _drop(path)
+    return target
+
+
+def _write(folder: Path, checkpoint: Checkpoint, milestone: str | None) -> None:
+    """Fill a folder and bring it to disk."""
     for name, state in checkpoint.networks.items():
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-        save_file(tensors, temporary / f"{name}.safetensors")
-    torch.save(checkpoint.training, temporary / "training.pt")
-    for path in temporary.iterdir():
-        readable_as_usual(path)
-        flush_to_disk(path)
-    flush_to_disk(temporary)
-    if target.exists():
-        _drop(target)
-    temporary.rename(target)
-    flush_to_disk(folder)
-    # Later ones can only be damaged, else training would have gone on from them.
-    kept = [path for path in checkpoints(folder) if _step(path) <= checkpoint.step][-keep:]
-    for path in checkpoints(folder):
-        if path not in kept:
-            _drop(path)
-    return target
+        save_file(tensors, folder / f"{name}.safetensors")
+    # Into a file of ours: given a path, `torch.save` does not say why it failed.
+    with open(folder / "training.pt", "wb") as file:
+        torch.save(checkpoint.training | {_SEALED: True}, file)
+    if milestone is not None:
+        (folder / _MILESTONE).write_text(f"{milestone}\n", encoding="utf-8")
+    seal(folder)
 
 
 def _drop(path: Path) -> None:
@@ -92,26 +118,47 @@ def load(path: Path, needed: Collection[str] = ("model",)) -> Checkpoint:
     """
     if not _NAME.fullmatch(path.name):
         raise ValueError(f"{path} is no checkpoint")
+    sealed = verify(path)
     networks = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
     for name in needed:
         if name not in networks:
-            raise ValueError(f"{name}.safetensors is missing")
+            raise Damaged(f"{name}.safetensors is missing")
     try:
         training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
+        was_sealed = training.pop(_SEALED, False)
     except OSError:
         raise
     except Exception as error:  # what the bytes of a damaged pickle raise is anybody's guess
-        raise ValueError(f"training.pt cannot be read: {type(error).__name__}") from error
+        raise Damaged(f"training.pt cannot be read: {type(error).__name__}") from error
+    if was_sealed and not sealed:
+        raise Damaged(f"{MANIFEST} is missing")
     return Checkpoint(_step(path), networks, training)
 
 
 def newest(folder: Path, needed: Collection[str] = ("model",)) -> Iterator[Checkpoint | tuple[Path, str]]:
     """Checkpoints from the newest on; for a damaged one its path and what is wrong with it."""
-    for path in reversed(checkpoints(folder)):
+    seen: set[Path] = set()
+    # Listed anew each time: a run that trains on while it is looked at drops old ones and writes new ones.
+    while untried := [path for path in checkpoints(folder) if path not in seen]:
+        path = untried[-1]
+        seen.add(path)
         try:
             yield load(path, needed)
         except (OSError, ValueError, SafetensorError) as error:
-            yield path, str(error).splitlines()[0] if str(error) else type(error).__name__
+            if path.exists():
+                yield path, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a damaged checkpoint, on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror.lower()}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def damage(path: Path, reason: str) -> str:
+    """A damaged checkpoint, in words for the user."""
+    return f"checkpoint {path.name} is damaged ({reason}), taking the one before"
 
 
 def clear_temporary(folder: Path) -> None:

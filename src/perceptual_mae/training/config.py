@@ -26,10 +26,26 @@ class CheckpointConfig:
     Attributes:
         minutes: also save when so many minutes have passed since the last checkpoint.
         keep: how many of the newest checkpoints stay.
+        milestones: the checkpoint at the end of every so many epochs is kept for ever, beside those; 0: none.
     """
 
     minutes: float = free(10.0)
     keep: int = free(2)
+    milestones: int = free(0)
+
+
+@dataclass(frozen=True)
+class SpikeConfig:
+    """Steps whose loss or gradient is not finite.
+
+    Attributes:
+        patience: so many in a row put the weights back to those of the last checkpoint; fewer are skipped and counted.
+            0: the first one ends the run.
+        rollbacks: times that the weights are put back to the same checkpoint before the run ends.
+    """
+
+    patience: int = free(3)
+    rollbacks: int = free(2)
 
 
 def image_side(image_size: int | str) -> tuple[int, int]:
@@ -94,6 +110,11 @@ class TrainingSettings(Protocol):
     @property
     def checkpoint(self) -> CheckpointConfig:
         """Checkpoints beside those of `save_every`."""
+        ...
+
+    @property
+    def spikes(self) -> SpikeConfig:
+        """Steps whose loss is not finite."""
         ...
 
     def warmup_share(self, epochs: float) -> float:

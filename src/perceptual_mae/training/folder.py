@@ -1,7 +1,9 @@
 """The folder of a training run: its configuration, its metrics, what it skipped, and who may write to it."""
 
+import errno
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any, Generic, Self, TextIO, TypeVar
 import yaml
 
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.files import write_json, write_text
+from perceptual_mae.files import append_text, write_json, write_text
 from perceptual_mae.settings import differences, to_dict
 from perceptual_mae.training.config import TrainingSettings
 
 Record = dict[str, Any]
 
+_log = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=TrainingSettings)
 
@@ -77,6 +80,7 @@ class TrainingFolder(Generic[Config]):
             PmaeError: another process is training in it, or it cannot be written.
         """
         path = Path(config.out)
+        run = cls(path, config)
         try:
             if path.exists() and not path.is_dir():
                 raise UsageError(f"--out {path}: this is a file; name a folder")
@@ -84,16 +88,15 @@ class TrainingFolder(Generic[Config]):
                 _refuse_other(path, cls.read(path).config, config)
             elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
                 raise UsageError(f"--out {path}: the folder is not empty and holds no run; name another")
-            run = cls(path, config)
             if write:
                 path.mkdir(parents=True, exist_ok=True)
                 run._take_lock()
                 run.checkpoints.mkdir(exist_ok=True)
                 run.figures.mkdir(exist_ok=True)
                 write_text(path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-            if (path / "skipped.txt").exists():
-                run._skipped = set((path / "skipped.txt").read_text(encoding="utf-8").splitlines())
+            run._read_skipped(write)
         except OSError as error:
+            run.close()
             raise PmaeError(f"--out {path}: {error.strerror or error}") from None
         return run
 
@@ -119,9 +122,12 @@ class TrainingFolder(Generic[Config]):
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def append(self, record: Record) -> None:
-        """Add a line to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line to `metrics.jsonl`.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        append_text(self.metrics, json.dumps(record) + "\n")
 
     def skip(self, skipped: Iterable[tuple[str, str]]) -> int:
         """Note images that could not be read in `skipped.txt`, each once.
@@ -131,10 +137,20 @@ class TrainingFolder(Generic[Config]):
         """
         lines = {f"{_printable(name)}\t{_printable(reason)}" for name, reason in skipped} - self._skipped
         if lines:
-            with (self.path / "skipped.txt").open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in sorted(lines))
+            append_text(self.path / "skipped.txt", "".join(f"{line}\n" for line in sorted(lines)))
             self._skipped |= lines
         return len(self._skipped)
+
+    def _read_skipped(self, write: bool) -> None:
+        """Remember what was skipped before, but for a last line that was cut off by a kill: it will come again."""
+        file = self.path / "skipped.txt"
+        if not file.exists():
+            return
+        text = file.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        if write and whole != text:
+            write_text(file, whole)
+        self._skipped = set(whole.splitlines())
 
     # -- what the run is -----------------------------------------------------------------------------------------------
 
@@ -155,9 +171,17 @@ class TrainingFolder(Generic[Config]):
         try:
             # The kernel lets go of it when the last process that has it open dies, however it dies.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise PmaeError(f"--out {self.path}: another process is training in this folder") from None
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                lock.close()
+                raise PmaeError(f"--out {self.path}: another process is training in this folder") from None
+            # Some network file systems have no locks. To refuse to train there would help nobody.
+            _log.warning(
+                "--out %s: this file system cannot lock files (%s): a second run in this folder would not be noticed, "
+                "start none",
+                self.path,
+                (error.strerror or str(error)).lower(),
+            )
         self._lock = lock
         # Data workers must not hold it: they outlast a killed run by seconds, in which it could not be continued.
         os.register_at_fork(after_in_child=self.close)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perceptual_mae.data import SamplePlan, Skip, auto_workers
-from perceptual_mae.errors import PmaeError
-from perceptual_mae.files import write_atomically
+from perceptual_mae.errors import PmaeError, WriteError
+from perceptual_mae.files import if_possible, write_atomically
 from perceptual_mae.seeds import Stream, mixed
 from perceptual_mae.training import checkpoint
 from perceptual_mae.training.checkpoint import Checkpoint
@@ -25,7 +25,9 @@ from perceptual_mae.training.meter import Meter, Stopwatch
 from perceptual_mae.training.progress import ProgressDisplay
 from perceptual_mae.training.schedule import learning_rate, total_steps
 from perceptual_mae.training.signals import Interrupted, StopRequest
+from perceptual_mae.training.spikes import Spikes, buffers_of, put_back
 from perceptual_mae.training.tally import NonFinite
+from perceptual_mae.training.trackers import track
 
 
 class MicroBatches(Protocol):
@@ -70,7 +72,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         self.console = console if accelerator.is_main_process else None
         self.total = total_steps(settings.total_epochs, plan.steps_per_epoch, settings.max_steps)
         self.step = 0
-        self.meter, self.stopwatch = Meter(), Stopwatch()
+        self.meter, self.stopwatch, self.spikes = Meter(), Stopwatch(), Spikes()
 
     # -- what a kind of training says ----------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """Take a step, and return what it logs, `loss/total` among it.
 
         Raises:
-            NonFinite: a loss or gradient is not finite; no weight has changed.
+            NonFinite: a loss or gradient is not finite; no weight has changed, buffers may have.
         """
 
     @abstractmethod
@@ -110,7 +112,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; everything is saved.
-            PmaeError: the loss is not finite, or the memory is full; the last good checkpoint is kept.
+            WriteError: the disk takes no checkpoint or no line of metrics; what was saved before is whole.
+            PmaeError: too many losses are not finite, or the memory is full; the last good checkpoint is kept.
         """
         settings = self.settings
         with StopRequest() as stop, ProgressDisplay(self.console, self.total, self.step) as display:
@@ -125,9 +128,9 @@ class TrainingLoop(ABC, Generic[Run, Made]):
 
                 observed = self.observe()
                 rate = self.log(observed) if observed or self.step % settings.log.every == 0 or self.over else None
-                display.step(self.step, self.step / self.plan.steps_per_epoch, values["loss/total"], rate)
+                display.step(self.step, self.step / self.plan.steps_per_epoch, values.get("loss/total"), rate)
                 stopping = self.agreed(stop.signal)
-                due = self.step % settings.save_every == 0
+                due = self.step % settings.save_every == 0 or self.milestone is not None
                 waited = time.monotonic() - last_save > 60 * settings.checkpoint.minutes
                 if due or waited or stopping or self.over:
                     self.save()
@@ -145,8 +148,13 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """
         state, message = "stopped", ""
         try:
+            if self.over and self.accelerator.is_main_process:
+                self.saved()  # a kill may have come between the last checkpoint and this
             self.fit()
             state = "finished"
+        except WriteError as error:
+            message = self.unwritten(error)
+            raise PmaeError(message) from None
         except PmaeError as error:
             message = str(error)
             raise
@@ -154,7 +162,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             if self.accelerator.is_main_process:
                 peak = peak_memory(self.accelerator.device)
                 measured = {} if peak is None else {"peak_memory_gib": round(peak, 3)}
-                self.run.describe(state=state, message=message, **measured)
+                with if_possible():
+                    self.run.describe(state=state, message=message, **measured)
 
     def learn_from(self, batches: Sequence[Made]) -> dict[str, float]:
         """Take the next step, and return what it logs."""
@@ -163,10 +172,14 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         for optimizer, peak in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(self.step, peak) * group.get("lr_scale", 1.0)
+        buffers = buffers_of(self.modules.values())
         try:
             values = self.improve(batches)
+            self.spikes.in_a_row = 0
         except NonFinite as finding:
-            raise self.stopped(finding, batches) from None
+            put_back(buffers)
+            self.skip(finding, batches)
+            values = {}
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise PmaeError(f"step {self.step + 1}: {OUT_OF_MEMORY}") from None
@@ -175,10 +188,41 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         self.meter.add(values)
         return values
 
+    def skip(self, finding: NonFinite, batches: Sequence[Made]) -> None:
+        """Go on without a step whose loss is not finite, if need be from the weights of the last checkpoint.
+
+        Raises:
+            PmaeError: there were too many.
+        """
+        for optimizer, _ in self.optimizers.values():
+            optimizer.zero_grad()
+        if self.spikes.in_a_row == 0:
+            self.keep(batches)
+        verdict = self.spikes.another(self.settings.spikes)
+        said = f"step {self.step + 1}: {finding}; the step is skipped"
+        if verdict == "roll back":
+            whole = (one for one in checkpoint.newest(self.run.checkpoints, self.modules) if isinstance(one, Checkpoint))
+            last = next(whole, None)
+            if last is not None:
+                self.put_back(last)
+                said += f", the {self.settings.spikes.patience}. in a row: back to the weights of step {last.step}"
+            else:
+                verdict = "stop"
+        if verdict == "stop":
+            raise self.stopped(finding)
+        if self.console is not None:
+            self.console.print(said, highlight=False, markup=False)
+
     @property
     def over(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.total
+
+    @property
+    def milestone(self) -> str | None:
+        """The epoch that has just ended, where its checkpoint is kept for ever."""
+        steps = self.settings.checkpoint.milestones * self.plan.steps_per_epoch
+        return f"epoch {self.step // self.plan.steps_per_epoch}" if steps and self.step % steps == 0 else None
 
     def rate(self, step: int, peak: float) -> float:
         """Learning rate of the step that comes after `step` steps; all networks warm up and come to rest together."""
@@ -200,6 +244,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """
         rate = self.stopwatch.rate()
         means = self.meter.take()
+        if self.spikes.skipped:
+            means["skipped_steps"] = self.spikes.skipped
         if self.accelerator.is_main_process:
             when = {"step": self.step, "epoch": round(self.step / self.plan.steps_per_epoch, 4)}
             values = (
@@ -211,23 +257,25 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             record = when | values | {"seconds": round(self.stopwatch.total, 2)}
             self.run.append(record)
             self.logged(record)
-            self.accelerator.log(values, step=self.step)
+            track(self.accelerator, values, self.step)
         return rate
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.spikes.rollbacks = 0
         if not self.accelerator.is_main_process:
             return
         training = {
             "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()},
             "meter": self.meter.state_dict(),
+            "spikes": self.spikes.state_dict(),
             "seconds": self.stopwatch.total,
             "data": self.fingerprint,
             "threads": torch.get_num_threads(),
         }
         networks = {name: module.state_dict() for name, module in self.modules.items()}
         found = Checkpoint(self.step, networks, training | self.state())
-        checkpoint.save(self.run.checkpoints, found, self.settings.checkpoint.keep)
+        checkpoint.save(self.run.checkpoints, found, self.settings.checkpoint.keep, self.milestone)
         self.saved()
 
     def resume(self) -> str:
@@ -239,11 +287,9 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         notes = []
         for found in checkpoint.newest(self.run.checkpoints, self.modules):
             if isinstance(found, Checkpoint):
-                for name, module in self.modules.items():
-                    module.load_state_dict(found.networks[name])
-                for name, (optimizer, _) in self.optimizers.items():
-                    optimizer.load_state_dict(found.training["optimizers"][name])
+                self.put_back(found)
                 self.meter.load_state_dict(found.training["meter"])
+                self.spikes.load_state_dict(found.training.get("spikes", Spikes().state_dict()))
                 self.stopwatch.total = found.training["seconds"]
                 self.load_state(found.training)
                 self.step = found.step
@@ -253,25 +299,43 @@ class TrainingLoop(ABC, Generic[Run, Made]):
                 if found.training["threads"] != torch.get_num_threads():
                     notes.append("the number of threads has changed since: sums may differ in their last bits")
                 break
-            notes.append(f"checkpoint {found[0].name} is damaged ({found[1]}), taking the one before")
+            notes.append(checkpoint.damage(*found))
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
             checkpoint.clear_temporary(self.run.checkpoints)
         return "; ".join(notes)
 
-    def stopped(self, finding: NonFinite, batches: Sequence[Made]) -> PmaeError:
-        """Keep the batch that broke the run, and say what to do."""
-        kept = self.run.path / f"failed-batch-{self.step + 1:08d}.safetensors"
-        images = torch.cat([batch.images for batch in batches])
-        names = json.dumps([name for batch in batches for name in batch.names])
+    def put_back(self, found: Checkpoint) -> None:
+        """Networks and optimisers as a checkpoint has them."""
+        for name, module in self.modules.items():
+            module.load_state_dict(found.networks[name])
+        for name, (optimizer, _) in self.optimizers.items():
+            optimizer.load_state_dict(found.training["optimizers"][name])
+
+    def keep(self, batches: Sequence[Made]) -> None:
+        """Write down the batch whose loss is not finite."""
         if self.accelerator.is_main_process:
-            write_atomically(kept, lambda temporary: save_file({"images": images}, temporary, {"names": names}))
+            images = torch.cat([batch.images for batch in batches])
+            names = json.dumps([name for batch in batches for name in batch.names])
+            kept = self.run.path / f"failed-batch-{self.step + 1:08d}.safetensors"
+            with if_possible():
+                write_atomically(kept, lambda temporary: save_file({"images": images}, temporary, {"names": names}))
+
+    def stopped(self, finding: NonFinite) -> PmaeError:
+        """That losses which are not finite ended the run, and what to do."""
         saved = [path.name for path in checkpoint.checkpoints(self.run.checkpoints)]
         last = f"checkpoints/{saved[-1]} holds the last good weights" if saved else "there is no checkpoint yet"
+        often = f" ({self.spikes.in_a_row} in a row)" if self.spikes.in_a_row > 1 else ""
         return PmaeError(
-            f"step {self.step + 1}: {finding}; {last}, {kept.name} the batch. "
+            f"step {self.step + 1}: {finding}{often}; {last}, failed-batch-*.safetensors the batch that began it. "
             "A lower --lr, --optimizer.clip-grad 1 or --precision fp32 (with another --out) may help"
         )
+
+    def unwritten(self, error: WriteError) -> str:
+        """That the disk ended the run, what is saved, and how to go on."""
+        saved = [path.name for path in checkpoint.checkpoints(self.run.checkpoints)]
+        last = f"checkpoints/{saved[-1]} is whole" if saved else "nothing was saved before"
+        return f"step {self.step} of {self.total}: {error}; {last}: the same command goes on from there"
 
     def agreed(self, signal: int) -> int:
         """The signal that any process was sent: all stop together, or none."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError
 from perceptual_mae.settings import free, from_dict
-from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, image_side
+from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, image_side
 from perceptual_mae.transfer.recipe import RECIPES, Recipe
 
 
@@ -99,6 +99,7 @@ class FinetuneConfig:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     log: FinetuneLogConfig = field(default_factory=FinetuneLogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    spikes: SpikeConfig = field(default_factory=SpikeConfig)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -145,7 +146,7 @@ class FinetuneConfig:
         Raises:
             UsageError: one line that names the flag.
         """
-        pieces, decay, drop = self.optimizer.accumulate, self.layer_decay, self.drop_path
+        pieces, decay, drop, kept = self.optimizer.accumulate, self.layer_decay, self.drop_path, self.checkpoint
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"--image-size {self.image_size}: must be at least 1")
         divides = pieces >= 1 and self.batch_size % pieces == 0
@@ -163,7 +164,12 @@ class FinetuneConfig:
             (self.log.every >= 1, f"--log.every {self.log.every}: must be at least 1"),
             (self.log.evaluate_every > 0, f"--log.evaluate-every {self.log.evaluate_every}: must be positive"),
             (self.log.pictures >= 0, f"--log.pictures {self.log.pictures}: must be 0 or more"),
-            (self.checkpoint.keep >= 1, f"--checkpoint.keep {self.checkpoint.keep}: must be at least 1"),
+            (kept.keep >= 1, f"--checkpoint.keep {kept.keep}: must be at least 1"),
+            (kept.milestones >= 0, f"--checkpoint.milestones {kept.milestones}: must be 0 or more"),
+            *(
+                (value >= 0, f"--spikes.{name} {value}: must be 0 or more")
+                for name, value in (("patience", self.spikes.patience), ("rollbacks", self.spikes.rollbacks))
+            ),
             *self._rules(),
         ]
         for fine, complaint in rules:
