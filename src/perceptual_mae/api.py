@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from perceptual_mae import __version__
-from perceptual_mae.data import Source, first_readable, fixed_images, open_source
+from perceptual_mae.data import Source, StreamSettings, first_readable, fixed_images, open_source
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
 from perceptual_mae.files import if_possible
@@ -84,23 +84,24 @@ def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
     Raises:
         UsageError, PmaeError: there is no such data, or nothing in it can be read.
     """
-    channels = config.pixels.channels
-    train = open_source(config.data, "train", channels=channels)
+    channels, stream = config.pixels.channels, StreamSettings.of(config.loader)
+    train = open_source(config.data, "train", channels=channels, stream=stream)
     if train is None:
         raise UsageError(f"--data {config.data}: there are no training images")
     first_readable(train, channels, config.loader.max_pixels)
     if config.val_data is None:
-        validation = open_source(config.data, "validation", channels=channels)
+        validation = open_source(config.data, "validation", channels=channels, stream=stream)
     else:
-        validation = _validation_or_all(config.val_data, channels)
+        validation = _validation_or_all(config.val_data, channels, stream)
     if config.log.knn_every and not (train.classes and validation is not None and validation.classes):
         raise UsageError("--log.knn-every: k-NN needs training and validation images with labels; this data has none")
     return train, validation
 
 
-def _validation_or_all(spec: str, channels: int) -> Source | None:
+def _validation_or_all(spec: str, channels: int, stream: StreamSettings) -> Source | None:
     """The validation split of a data argument, or all of its images where it is not split."""
-    return open_source(spec, "validation", channels=channels) or open_source(spec, "train", channels=channels)
+    found = open_source(spec, "validation", channels=channels, stream=stream)
+    return found or open_source(spec, "train", channels=channels, stream=stream)
 
 
 def some_images(config: PretrainConfig, source: Source, count: int) -> tuple[Tensor, list[str]]:
@@ -207,7 +208,7 @@ def reconstruct(
     model, _ = trained_model(folder)
     spec = data or config.val_data or config.data
     channels, limit = config.pixels.channels, config.loader.max_pixels
-    source = _validation_or_all(spec, channels)
+    source = _validation_or_all(spec, channels, StreamSettings.of(config.loader))
     if source is None:
         raise UsageError(f"--data {spec}: there are no images")
     first_readable(source, channels, limit)

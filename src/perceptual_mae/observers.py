@@ -1,18 +1,19 @@
 """Who looks on while a run trains: pictures, validation and a k-NN monitor, hung on the loop from above."""
 
+import itertools
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from perceptual_mae.data import Batch, BatchStream, Source, eval_batches
+from perceptual_mae.data.choice import seeded_order
 from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
 from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
 from perceptual_mae.files import if_possible
 from perceptual_mae.pretrain.config import LogConfig
 from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
 from perceptual_mae.report.figures import reconstruction_grid, save
-from perceptual_mae.seeds import Stream, permutation
+from perceptual_mae.seeds import Stream
 from perceptual_mae.training.schedule import spread
 
 
@@ -77,10 +78,10 @@ class NearestNeighbours:
 def some(source: Source, count: int, moment: Moment) -> BatchStream[Batch]:
     """A seeded sample of a source, in central crops, batch by batch."""
     config = moment.run.config
-    chosen = permutation(len(source), config.seed, Stream.SAMPLE)[:count]
+    chosen = list(itertools.islice(seeded_order(source, config.seed, Stream.SAMPLE), count))
     return eval_batches(
         source,
-        np.sort(chosen).tolist(),
+        sorted(chosen),
         image_size=config.size,
         channels=config.pixels.channels,
         max_pixels=config.loader.max_pixels,

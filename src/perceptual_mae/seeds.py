@@ -28,6 +28,9 @@ class Stream(IntEnum):
     LABELLED_VIEWS = 14
     MIXING = 15
     HEAD = 16
+    UNITS = 17
+    WINDOWS = 18
+    SHARDS = 19
 
 
 def mixed(seed: int, stream: Stream, *place: int) -> int:

@@ -5,6 +5,8 @@ from perceptual_mae.data.loader import train_loader
 from perceptual_mae.data.open import open_source
 from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream, auto_workers
+from perceptual_mae.data.streaming.plan import StreamPlan, plan_for
+from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, to_float
 from perceptual_mae.data.views import EvalStream, eval_batches, first_readable, fixed_images
 
@@ -18,12 +20,15 @@ __all__ = [
     "SamplePlan",
     "Skip",
     "Source",
+    "StreamPlan",
+    "StreamSettings",
     "auto_workers",
     "decode",
     "eval_batches",
     "first_readable",
     "fixed_images",
     "open_source",
+    "plan_for",
     "to_float",
     "train_loader",
 ]

@@ -16,7 +16,7 @@ MAX_PIXELS = 100_000_000
 """Largest image decoded by default: a small file can claim to be any size, and would take all memory."""
 
 
-def decode(data: bytes | Path | Tensor, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
+def decode(data: bytes | Path | Tensor | BrokenImage, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decode one image, upright by its EXIF orientation: `(channels, H, W)` uint8.
 
     The format is told by the first bytes, never by the suffix. 16-bit images keep their upper 8 bits; other integers
@@ -27,6 +27,8 @@ def decode(data: bytes | Path | Tensor, channels: int = 3, max_pixels: int = MAX
     Raises:
         BrokenImage: the data cannot be used; never anything else.
     """
+    if isinstance(data, BrokenImage):
+        raise data
     if isinstance(data, Tensor):
         return to_channels(data, channels)
     if isinstance(data, Path):

@@ -10,7 +10,8 @@ from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream
-from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
+from perceptual_mae.data.streaming.plan import StreamPlan
+from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, Streamed
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.seeds import Stream, generator
 
@@ -92,6 +93,8 @@ class TrainBatches:
         """Piece `piece` of the batch of `step`. Raises PmaeError where no image can be read."""
         indices = self.plan.indices(step)
         places = self.plan.piece(step, piece, self.pieces)
+        if isinstance(self.plan, StreamPlan) and isinstance(self.source, Streamed):
+            self.source.expect(self.plan.units_at(step, places))
         stream = generator(self.plan.seed, Stream.CROPS, step)
         # For the whole batch, then cut: the crops do not depend on the number of pieces.
         draws = draw_crops(len(indices), stream, self.crop, self.size).part(places.start, places.stop)

@@ -7,13 +7,20 @@ from pathlib import Path
 from perceptual_mae.data import vision
 from perceptual_mae.data.channels import ORDINARY
 from perceptual_mae.data.folder import SUFFIXES, open_folder
+from perceptual_mae.data.streaming.address import is_url
+from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.types import Source
 from perceptual_mae.errors import UsageError
 
-_FORMS = "a folder of images, a parquet file or folder, wds:SHARDS, hub:USER/NAME, photos, or a torchvision name"
+_FORMS = (
+    "a folder of images, a parquet file or folder, wds:SHARDS, stream:SHARDS, hub:USER/NAME, photos, or a torchvision "
+    "name"
+)
 
 
-def open_source(spec: str, split: str = "train", *, channels: int = 3) -> Source | None:
+def open_source(
+    spec: str, split: str = "train", *, channels: int = 3, stream: StreamSettings | None = None
+) -> Source | None:
     """Open what the user named, one split of it (`train` or `validation`); None where it has no validation split.
 
     | `spec` | what it is |
@@ -21,11 +28,12 @@ def open_source(spec: str, split: str = "train", *, channels: int = 3) -> Source
     | `photos` | the built-in photographs |
     | `cifar10`, `stl10`, ... | a torchvision data set (`vision.NAMES`) |
     | `wds:...` | WebDataset shards |
+    | `stream:...`, any URL, `wds:URL` | WebDataset shards or parquet files, read shard by shard: see `streaming` |
     | `hub:USER/NAME[:CONFIG]` | a data set of the Hugging Face hub |
     | a path | a folder of images, a parquet file, or a folder with parquet files in it |
 
-    A folder that is called like a built-in name is reached as `./photos`. With `channels` other than 1, 3 and 4 a
-    folder's `.npy` files are images as well.
+    `stream` says how shards are fetched. A folder that is called like a built-in name is reached as `./photos`. With
+    `channels` other than 1, 3 and 4 a folder's `.npy` files are images as well.
 
     Raises:
         UsageError: it is none of these, or holds no image.
@@ -39,6 +47,10 @@ def open_source(spec: str, split: str = "train", *, channels: int = 3) -> Source
         return PhotoTiles(split)
     if spec in vision.NAMES:
         return vision.open_vision(spec, split)
+    if spec.startswith("stream:") or is_url(spec.removeprefix("wds:")):
+        from perceptual_mae.data.streaming.source import open_stream
+
+        return open_stream(spec, split, stream or StreamSettings())
     if spec.startswith("wds:"):
         from perceptual_mae.data.wds import open_shards
 

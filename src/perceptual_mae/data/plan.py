@@ -55,7 +55,7 @@ class SamplePlan:
 
     def piece(self, step: int, piece: int, pieces: int) -> range:
         """The places of a step's batch that one of its `pieces` has, numbered from 0."""
-        total = len(self.indices(step))
+        total = self.images_per_step
         return range(total * piece // pieces, total * (piece + 1) // pieces)
 
     def candidates(self, index: int, step: int, place: int) -> Iterator[int]:

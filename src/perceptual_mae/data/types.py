@@ -1,11 +1,17 @@
 """What a source of images is, and what it gives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+class BrokenImage(Exception):  # noqa: N818 (it is a verdict on the file, and reads as one)
+    """An image that cannot be used; the message says why in words a person can act on, in one line."""
 
 
 @dataclass(frozen=True)
@@ -13,12 +19,12 @@ class Item:
     """One image as it lies in its source, not decoded yet.
 
     Attributes:
-        data: encoded file bytes, the path of a file to read, or a decoded uint8 image `(C, H, W)`.
+        data: encoded file bytes, the path of a file to read, a decoded uint8 image `(C, H, W)`, or why there is none.
         name: what a person calls it: a path relative to the source, or a row number.
         label: class index, or -1 where the source has no labels.
     """
 
-    data: bytes | Path | Tensor
+    data: bytes | Path | Tensor | BrokenImage
     name: str
     label: int = -1
 
@@ -40,8 +46,19 @@ class Source(Protocol):
         ...
 
 
-class BrokenImage(Exception):  # noqa: N818 (it is a verdict on the file, and reads as one)
-    """An image that cannot be used; the message says why in words a person can act on, in one line."""
+@runtime_checkable
+class Streamed(Protocol):
+    """A source whose images come in units (shards, or parts of them) that have to be fetched as a whole.
+
+    Every image can be had, but each unit that is touched is fetched: whoever picks images picks few units.
+    """
+
+    counts: np.ndarray
+    """Images of each unit, `(units,)` int64; they are numbered one unit after the other."""
+
+    def expect(self, units: Sequence[int]) -> None:
+        """Say which units are wanted now and next, the most urgent first: they are fetched ahead, others let go."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.augment.crops import CropConfig, center_crop_resize, crop_box, crop_resize, draw_crops
+from perceptual_mae.data.choice import seeded_order
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.stream import BatchStream
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
 from perceptual_mae.errors import PmaeError
-from perceptual_mae.seeds import Stream, generator, permutation
+from perceptual_mae.seeds import Stream, generator
 
 CANDIDATES = 32
 """Images looked through, for each one wanted, to find different classes."""
@@ -159,7 +160,14 @@ class ViewBatches:
     max_pixels: int
     views: RandomViews | None = None
 
-    def __getitem__(self, request: Sequence[int]) -> Batch:
+    def __getitem__(self, request: Sequence[int]) -> Batch | PmaeError:
+        try:
+            return self.make(request)
+        except PmaeError as error:  # raised in the main process instead: there it is one line
+            return error
+
+    def make(self, request: Sequence[int]) -> Batch:
+        """The images of one request, broken ones left out."""
         images: list[Tensor] = []
         labels: list[int] = []
         names: list[str] = []
@@ -210,8 +218,10 @@ def fixed_images(
 
 def _across_classes(source: Source, count: int, seed: int) -> Iterator[Item]:
     """All items in a random order in which, among the first ones, every class comes before any comes again."""
-    order = permutation(len(source), seed, Stream.PICTURES).tolist()
-    first, rest = order[: CANDIDATES * count], order[CANDIDATES * count :]
+    order = seeded_order(source, seed, Stream.PICTURES)
+    if not source.classes:
+        return (source[index] for index in order)
+    first = list(itertools.islice(order, CANDIDATES * count))
     seen: Counter[int] = Counter()
     turns = []
     for index in first:
@@ -219,4 +229,4 @@ def _across_classes(source: Source, count: int, seed: int) -> Iterator[Item]:
         turns.append((seen[label], index))
         seen[label] += 1
     turns.sort(key=lambda turn: turn[0])  # stable: within a turn the order stays random
-    return (source[index] for index in itertools.chain((index for _, index in turns), rest))
+    return (source[index] for index in itertools.chain((index for _, index in turns), order))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceptual_mae.data import Skip, Source
+from perceptual_mae.data import BrokenImage, Skip, Source
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.models.encoder import Encoder
 
@@ -64,7 +64,7 @@ def images_digest(source: Source) -> str:
     return sha.hexdigest()
 
 
-def _state(data: bytes | Path | Tensor) -> tuple[int, int]:
+def _state(data: bytes | Path | Tensor | BrokenImage) -> tuple[int, int]:
     """Size of an image, and the time of its file or a check sum."""
     if isinstance(data, Path):
         try:
@@ -72,6 +72,8 @@ def _state(data: bytes | Path | Tensor) -> tuple[int, int]:
         except OSError:  # reported as a broken image
             return -1, 0
         return found.st_size, found.st_mtime_ns
+    if isinstance(data, BrokenImage):
+        return -1, 0
     content = data if isinstance(data, bytes) else data.contiguous().numpy().tobytes()
     return len(content), zlib.crc32(content)
 

@@ -79,8 +79,8 @@ class PretrainConfig:
     """Pre-train a Vision Transformer on your images.
 
     Attributes:
-        data: folder of images, parquet file or folder, wds:SHARDS, hub:USER/NAME, a torchvision name such as cifar10,
-            or photos (built in).
+        data: folder of images, parquet file or folder, wds:SHARDS, stream:SHARDS (also a URL), hub:USER/NAME, a
+            torchvision name such as cifar10, or photos (built in).
         out: run folder; a run that is already there is continued.
         val_data: images to validate on; default: the validation split of --data, where it has one.
         method: row of the paper's Table 2.
@@ -222,6 +222,11 @@ class PretrainConfig:
             ("log.picture-images", self.log.picture_images, *one),
             ("log.every", self.log.every, *one),
             ("checkpoint.keep", self.checkpoint.keep, *one),
+            ("loader.lanes", self.loader.lanes, *one),
+            ("loader.shuffle-buffer", self.loader.shuffle_buffer, *one),
+            ("loader.cache-gib", self.loader.cache_gib, *tiny),
+            ("loader.timeout", self.loader.timeout, *tiny),
+            ("loader.retries", self.loader.retries, *zero),
             ("checkpoint.milestones", self.checkpoint.milestones, *zero),
             ("spikes.patience", self.spikes.patience, *zero),
             ("spikes.rollbacks", self.spikes.rollbacks, *zero),

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perceptual_mae.augment.ada import draw_ada
-from perceptual_mae.data import Batch, SamplePlan, Source, to_float, train_loader
+from perceptual_mae.data import Batch, Source, plan_for, to_float, train_loader
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.masking import draw_noise
 from perceptual_mae.pretrain.cast import build_cast
@@ -50,7 +50,8 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
         console: Console | None = None,
     ) -> None:
         config = self.config = run.config
-        plan = SamplePlan(len(train), config.batch_size, config.seed)
+        order = config.loader
+        plan = plan_for(train, config.batch_size, config.seed, order.lanes, order.shuffle_buffer)
         super().__init__(run, plan, train.fingerprint(), accelerator, console)
         self.train, self.validation, self.observers = train, validation, observers
 

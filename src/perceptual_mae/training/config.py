@@ -14,9 +14,21 @@ class LoaderConfig:
 
     Attributes:
         max_pixels: images with more pixels are skipped unread (decompression bombs).
+        lanes: shards of a stream that are read side by side; best a multiple of the number of processes.
+        shuffle_buffer: images among which a stream draws the next, over all lanes.
+        cache: folder for fetched shards; default: perceptual-mae/stream in the user's cache folder.
+        cache_gib: how large it may become, in GiB; the shards unused for longest make room.
+        timeout: seconds without an answer after which a connection is given up.
+        retries: attempts in a row that bring nothing new before a shard is given up and its images are skipped.
     """
 
     max_pixels: int = free(100_000_000)
+    lanes: int = 16
+    shuffle_buffer: int = 16384
+    cache: str | None = free(None)
+    cache_gib: float = free(50.0)
+    timeout: float = free(30.0)
+    retries: int = free(5)
 
 
 @dataclass(frozen=True)
