@@ -24,6 +24,7 @@ from perceptual_mae.pretrain.build import trained_model
 from perceptual_mae.pretrain.config import LogConfig, OptimizerConfig, PixelConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.training.checkpoint import checkpoints, load
+from perceptual_mae.training.config import SpikeConfig
 
 MakeConfig = Callable[..., PretrainConfig]
 SameRun = Callable[[Path, Path], None]
@@ -253,14 +254,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_good_order(
 
     witness = At(-1, lambda moment: {})
     monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (breaks_in_step_three, 1.0, None))
-    config = make_config(save_every=2)
+    config = make_config(save_every=2, spikes=SpikeConfig(patience=0))
     with watched_by(witness), pytest.raises(PmaeError) as error:
         pretrain(config)
     assert calls == 3
     message = str(error.value)
     assert message.startswith("step 3: loss/mse is nan, loss/total is nan, grad_norm is nan")
     assert "checkpoints/step-00000002 holds the last good weights" in message
-    assert "failed-batch-00000003.safetensors the batch" in message
+    assert "failed-batch-*.safetensors the batch" in message
 
     run = Path(config.out)
     kept = load_file(run / "failed-batch-00000003.safetensors")["images"]

@@ -53,7 +53,7 @@ class SpikeConfig:
     Attributes:
         patience: so many in a row put the weights back to those of the last checkpoint; fewer are skipped and counted.
             0: the first one ends the run.
-        rollbacks: times that the weights are put back to the same checkpoint before the run ends.
+        rollbacks: times that the weights are put back, with no progress saved between, before the run ends.
     """
 
     patience: int = free(3)

@@ -201,11 +201,13 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         verdict = self.spikes.another(self.settings.spikes)
         said = f"step {self.step + 1}: {finding}; the step is skipped"
         if verdict == "roll back":
-            whole = (one for one in checkpoint.newest(self.run.checkpoints, self.modules) if isinstance(one, Checkpoint))
+            whole = (
+                one for one in checkpoint.newest(self.run.checkpoints, self.modules) if isinstance(one, Checkpoint)
+            )
             last = next(whole, None)
             if last is not None:
                 self.put_back(last)
-                said += f", the {self.settings.spikes.patience}. in a row: back to the weights of step {last.step}"
+                said += f", the {self.spikes.in_a_row}. in a row: back to the weights of step {last.step}"
             else:
                 verdict = "stop"
         if verdict == "stop":
@@ -262,7 +264,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
 
     def save(self) -> None:
         """Write a checkpoint."""
-        self.spikes.rollbacks = 0
+        self.spikes.saved()
         if not self.accelerator.is_main_process:
             return
         training = {

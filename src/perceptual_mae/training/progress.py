@@ -49,11 +49,12 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def step(self, done: int, epoch: float, loss: float, rate: float | None = None) -> None:
-        """Show that `done` steps are done."""
+    def step(self, done: int, epoch: float, loss: float | None, rate: float | None = None) -> None:
+        """Show that `done` steps are done; the last of them had this loss, or was skipped."""
         self._rate = rate or self._rate
-        # The bar shows a smoothed loss: single steps jump.
-        self._loss = loss if self._loss != self._loss else 0.9 * self._loss + 0.1 * loss
+        if loss is not None:
+            # The bar shows a smoothed loss: single steps jump.
+            self._loss = loss if self._loss != self._loss else 0.9 * self._loss + 0.1 * loss
         if self._bar is not None:
             self._bar.update(self._task, completed=done, epoch=epoch, loss=self._loss, rate=self._rate)
         elif self.console is not None and (

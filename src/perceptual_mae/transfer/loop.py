@@ -17,7 +17,7 @@ from perceptual_mae.data.labelled import Examples, labelled_loader
 from perceptual_mae.models.task_network import TaskNetwork
 from perceptual_mae.seeds import Stream, mixed, seeded
 from perceptual_mae.training.loop import TrainingLoop
-from perceptual_mae.training.tally import NonFinite, Tally
+from perceptual_mae.training.tally import Tally
 from perceptual_mae.transfer.folder import MODEL, FinetuneFolder
 from perceptual_mae.transfer.layer_decay import parameter_groups
 from perceptual_mae.transfer.saved import save_encoder, save_finetuned
@@ -137,11 +137,7 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
         parameters = [p for p in self.modules["model"].parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         tally.whole("grad_norm", norm)
-        try:
-            values = tally.means()
-        except NonFinite:
-            self.optimizer.zero_grad()
-            raise
+        values = tally.means()
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         self.optimizer.step()
