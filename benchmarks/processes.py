@@ -1,8 +1,8 @@
 """Two processes against one: the same losses, step by step?
 
-Trains the same few steps twice, by one process with the whole batch and by several with a share each, and compares every
-number of the log. In float64 what is left is the float32 of the log; in float32 rounding is left as well, which a game of
-two players amplifies from step to step: so a third run, of one process on images that are a rounding error brighter,
+Trains the same steps twice, by one process with the whole batch and by several with a share each, and compares every
+number of the log. In float64 what is left is the float32 of the log; in float32 rounding is left as well, which a game
+of two players amplifies from step to step: so a third run, of one process on images that are a rounding error brighter,
 shows how far rounding alone carries. Prints JSON.
 """
 
@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument("--brighter", action="store_true", help="for a worker: one rounding error")
     options = parser.parse_args()
     if options.worker:
-        return work(options)
+        work(options)
+        return
     result: dict[str, Any] = {"benchmark": "processes", "processes": options.processes, "steps": options.steps}
     with tempfile.TemporaryDirectory() as temporary:
         for dtype in options.dtypes.split(","):
