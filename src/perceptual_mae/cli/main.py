@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "write the report.html of a run anew",
     "figures": "draw how the method works: `pmae figures ada` shows the augmentations",
     "convert-dvae": "make DALL-E's published image tokeniser usable as a loss network",
+    "shard": "write images as WebDataset shards, to train on more than fits a disk",
     "demo": "three minutes on real photographs: does it learn?",
     "doctor": "versions, devices, what is missing and how to install it",
 }

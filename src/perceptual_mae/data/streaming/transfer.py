@@ -112,7 +112,7 @@ def download(
                 room()
                 raise Lost("no room left: --loader.cache names the folder, --loader.cache-gib its size") from None
             raise Refused((error.strerror or str(error)).lower()) from None
-        if md5 is not None and _md5(path) != md5.lower():
+        if md5 is not None and md5_of(path) != md5.lower():
             path.unlink()
             raise Lost("damaged on the way: its MD5 is not the one in index.json")
 
@@ -182,7 +182,8 @@ def _persistently(url: str, settings: StreamSettings, attempt: Callable[[], Answ
             time.sleep(max(random.uniform(longest / 2, longest), min(lost.after, 2 * _LONGEST_WAIT)))
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """The MD5 of a file, in hexadecimal. Raises OSError."""
     found = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
