@@ -11,7 +11,7 @@ from perceptual_mae.methods import METHODS
 
 PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
-    {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle"},
+    {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle", "plain_yaml", "paths"},
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
@@ -24,6 +24,8 @@ NEIGHBOURS = {
     ("files", "errors"),
     ("foreign_pickle", "errors"),
     ("settings", "errors"),
+    ("plain_yaml", "errors"),
+    ("paths", "errors"),
     ("training", "data"),  # a plan of images, and how many workers read them
     ("dvae_file", "models"),  # what a file of weights has to fit
     ("losses", "models"),  # what a loss judges is a type of the models'

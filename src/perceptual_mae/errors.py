@@ -53,3 +53,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the nearest known word, if any is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def printable(text: str) -> str:
+    """A file name, or whatever a file holds, on one line that any terminal can show: other characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

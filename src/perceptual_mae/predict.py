@@ -30,6 +30,7 @@ from perceptual_mae.data.named import NamedImage, named_images, output_names
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_atomically, write_json, write_text
 from perceptual_mae.models.task_network import Prediction
+from perceptual_mae.paths import user_path
 from perceptual_mae.report.overlay import SCORE, likely, overlay, resized
 from perceptual_mae.training.device import choose_device
 from perceptual_mae.training.memory import is_out_of_memory
@@ -101,7 +102,7 @@ def predict(
         UsageError: no such run or images, or a folder that holds something else.
         PmaeError: no image can be read, the memory or the disk is full.
     """
-    out = Path(out).expanduser()
+    out = user_path(out)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
     if not 0 <= score <= 1:

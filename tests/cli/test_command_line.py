@@ -159,7 +159,8 @@ def test_wrong_usage_is_one_line(capsys: pytest.CaptureFixture[str], arguments: 
         ),
         ("xyzzy: 3\n", "unknown setting xyzzy;"),
         ("data: photos\nepochs: many\n", "--epochs many: give a whole number"),
-        ("data: [\n", "Problems parsing config"),
+        ("data: [\n", "--config "),
+        ("- data\n", "--config "),
     ],
 )
 def test_wrong_yaml_is_one_line(

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from yaml import YAMLError
 
+from perceptual_mae import plain_yaml
 from perceptual_mae.errors import PmaeError
 
 CAMPAIGN = int(os.environ.get("PMAE_FUZZ", "0"))
@@ -79,7 +81,7 @@ def outcome(action: Callable[[], Any], *errors: type[Exception]) -> Any:
             return action()
         except (PmaeError, *errors) as raised:
             error = raised
-    message = str(error)
+    message = plain_yaml.reason(error) if isinstance(error, YAMLError) else str(error)
     assert message, "an error without a word"
     assert not any(character in message for character in "\n\r\0"), f"more than a line: {message!r}"
     assert len(message) <= LONGEST, f"{len(message)} characters: {message[:200]!r}"
@@ -114,7 +116,7 @@ HOSTILE: tuple[Any, ...] = (
         "\ud800",
         "\x1b[31mred",
         "../../../etc/passwd",
-        "~nobody/x",
+        "~nosuchuser/x",
     ),
     *("/dev/zero", "%s%s%n", "{}", "ä" * 300, "[" * 50),
     *([], {}, [[]], [None], [1, 2], [1.5, "x"], [[1, 2], [3]], {"a": 1}, {"": {}}, nested(40)),

@@ -33,13 +33,10 @@ def samples() -> list[bytes]:
     """Small files of every format that is read."""
     photo = photograph((24, 18))
     formats = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "JPEG2000", "AVIF")
-    there = [name for name in formats if name in Image.SAVE or Image.init() and name in Image.SAVE]
-    files = [encode(photo, name) for name in there]
-    files += [
-        encode(photo.convert("CMYK"), "JPEG"),
-        encode(photo.convert("P"), "PNG"),
-        encode(photo.convert("LA"), "PNG"),
-    ]
+    Image.init()
+    files = [encode(photo, name) for name in formats if name in Image.SAVE]
+    modes = (("CMYK", "JPEG"), ("P", "PNG"), ("LA", "PNG"))
+    files += [encode(photo.convert(mode), name) for mode, name in modes]
     files += [data for name, data in good_files().items() if name in {"float rgb.tif", "turned 5.jpg", "animated.webp"}]
     return files
 

@@ -1,10 +1,10 @@
 """`pmae convert-dvae`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.paths import user_path
 
 
 def make_parser() -> Parser:
@@ -18,7 +18,7 @@ def make_parser() -> Parser:
 def run(arguments: Sequence[str]) -> None:
     """Convert, and say what was written."""
     settings = make_parser().parse(arguments)
-    encoder, out = Path(settings.encoder).expanduser(), Path(settings.out).expanduser()
+    encoder, out = user_path(settings.encoder), user_path(settings.out)
     if not encoder.is_file():
         raise UsageError(f"{encoder}: there is no such file")
     if out.suffix != ".safetensors" or out.is_dir():

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import UsageError
+from perceptual_mae.paths import user_path
 
 
 def make_parser() -> Parser:
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
         written = embed(
             encoder,
             source,
-            Path(settings.out).expanduser(),
+            user_path(settings.out),
             pool=settings.pool,
             block=settings.block,
             batch_size=settings.batch_size,

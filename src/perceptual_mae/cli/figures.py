@@ -1,10 +1,10 @@
 """`pmae figures`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import UsageError, nearest
+from perceptual_mae.paths import user_path
 
 FIGURES = ("ada",)
 
@@ -27,5 +27,5 @@ def run(arguments: Sequence[str]) -> None:
 
     from perceptual_mae.report.augmentations import draw_augmentations
 
-    image = Path(settings.image).expanduser() if settings.image is not None else None
-    print(draw_augmentations(image, Path(settings.out).expanduser(), settings.seed))
+    image = user_path(settings.image) if settings.image is not None else None
+    print(draw_augmentations(image, user_path(settings.out), settings.seed))

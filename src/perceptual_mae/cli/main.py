@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from perceptual_mae import __version__
-from perceptual_mae.errors import PmaeError, WriteError, nearest
+from perceptual_mae.errors import PmaeError, WriteError, nearest, printable
 
 COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
@@ -72,7 +72,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        return _say(f"no command {name!r}{nearest(name, COMMANDS)}; `pmae --help` lists them", 2)
+        return _say(f"no command {name[:100]!r}{nearest(name, COMMANDS)}; `pmae --help` lists them", 2)
     try:
         importlib.import_module(f"perceptual_mae.cli.{name.replace('-', '_')}").run(rest)
     except SystemExit as end:  # `--help` and `--print_config` end so
@@ -81,7 +81,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"pmae: {' '.join(message.split())}", file=sys.stderr)
+    print(f"pmae: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -4,11 +4,17 @@ import json
 import re
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 
-from perceptual_mae.errors import UsageError, nearest
+from perceptual_mae import plain_yaml
+from perceptual_mae.errors import UsageError, nearest, printable
+from perceptual_mae.plain_yaml import YamlError
+
+_LONGEST = 100_000
+"""Characters of a value: a list of so many files is not typed, and takes YAML seconds."""
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -24,7 +30,20 @@ class Parser(jsonargparse.ArgumentParser):
             UsageError: anything that cannot be right.
         """
         self.usage = self._short_usage()
-        return self.parse_args(self._listed([_underscored(argument) for argument in arguments]))
+        words = [_underscored(argument) for argument in arguments]
+        self._check_yaml(words)
+        return self.parse_args(self._listed(words))
+
+    def _check_yaml(self, words: Sequence[str]) -> None:
+        """Values and files are read as YAML, which can hang, or fail in ways of its own: such are refused before."""
+        for flag, word in zip(["", *words], words, strict=False):
+            begun, equals, rest = word.partition("=")
+            name, value = (begun, rest) if equals and begun.startswith("--") else (flag, word)
+            why = "it is too long" if len(value) > _LONGEST else plain_yaml.danger(value)
+            if why:
+                raise UsageError(f"{_hyphened(name)} {printable(value[:40])}: {why}")
+            if name == "--config" and value != name:
+                _check_config(value)
 
     def _listed(self, arguments: Sequence[str]) -> list[str]:
         """`--methods a,b` as jsonargparse takes a list of texts: `--methods=["a", "b"]`."""
@@ -83,6 +102,25 @@ class Parser(jsonargparse.ArgumentParser):
         choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
         hint = f"give {_in_words(kind)}"
         return f"{hint}{nearest(value, choices)}"
+
+
+def _check_config(value: str) -> None:
+    """Whether a file of settings can be read."""
+    file = Path(value)
+    try:
+        if not file.is_file():
+            raise UsageError(f"--config {value}: there is no such file (a run's settings are in its config.yaml)")
+        settings = plain_yaml.load(file.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+            raise UsageError(f"--config {value}: it holds no settings by name, such as `model: base`")
+    except UnicodeDecodeError:
+        raise UsageError(f"--config {value}: it is no text") from None
+    except ValueError:
+        raise UsageError(f"--config {value}: no file can have this name") from None
+    except OSError as error:
+        raise UsageError(f"--config {value}: {(error.strerror or str(error)).lower()}") from None
+    except YamlError as error:
+        raise UsageError(f"--config {value}: {plain_yaml.reason(error)}") from None
 
 
 def _is_list(action: Any) -> bool:

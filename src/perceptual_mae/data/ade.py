@@ -22,6 +22,7 @@ from perceptual_mae.data.folder import SUFFIXES, find_files, printable
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.errors import UsageError
+from perceptual_mae.paths import user_path
 
 IGNORED = 255
 """The class of pixels that do not count, in a target."""
@@ -141,7 +142,7 @@ def open_ade(
     Raises:
         UsageError: no such folder, another layout, or nothing in it that can be used; one line.
     """
-    root = Path(spec).expanduser()
+    root = user_path(spec)
     if not root.is_dir():
         raise UsageError(f"--data {spec}: there is no such folder; give one with {_LAYOUT}")
     folders = _folders(root, split)

@@ -18,6 +18,7 @@ from perceptual_mae.data.folder import printable
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.paths import user_path
 
 _FORMS = (
     "give a folder that holds annotations/instances_train*.json and images, a folder with annotations.json or "
@@ -180,7 +181,7 @@ def open_coco(spec: str, split: str, *, channels: int = 3, max_pixels: int = MAX
     if split not in _SPLITS:
         raise UsageError(f"there is no split {split!r}: give train or validation")
     coco_masks()
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if not path.exists():
         raise UsageError(f"--data {spec}: there is no such file or folder: {_FORMS}")
     file, folders = _annotations(spec, path, split)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from perceptual_mae.data.digest import digest
 from perceptual_mae.data.types import Item
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, printable
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 _TRAIN = ("train", "training")
@@ -145,10 +145,3 @@ def _nothing_found(spec: str, folder: Path) -> str:
         return f"{spec} holds no image but {suffixes['.tar']} .tar: for WebDataset shards give wds:{spec}"
     held = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
     return f"{spec} holds no image (files there: {held}): give a folder of {' '.join(sorted(SUFFIXES))}"
-
-
-def printable(text: str) -> str:
-    """A file name on one line that any terminal and encoding can show: other characters are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from perceptual_mae.data.channels import ORDINARY
 from perceptual_mae.data.folder import SUFFIXES, find_files
 from perceptual_mae.errors import UsageError
+from perceptual_mae.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def named_images(arguments: Sequence[Path | str], channels: int = 3, outside: Pa
     Raises:
         UsageError: there is no such file or folder, or no image.
     """
-    given = [Path(os.path.abspath(Path(one).expanduser())) for one in arguments]
+    given = [Path(os.path.abspath(user_path(one))) for one in arguments]
     missing = [str(one) for one, path in zip(arguments, given, strict=True) if not path.exists()]
     if missing:
         raise UsageError(f"IMAGES {', '.join(missing[:5])}: there is no such file or folder")

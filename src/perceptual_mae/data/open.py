@@ -11,6 +11,7 @@ from perceptual_mae.data.streaming.address import is_url
 from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.types import Source
 from perceptual_mae.errors import UsageError
+from perceptual_mae.paths import user_path
 
 _FORMS = (
     "a folder of images, a parquet file or folder, wds:SHARDS, stream:SHARDS, hub:USER/NAME, photos, or a torchvision "
@@ -67,7 +68,7 @@ def _open_path(spec: str, split: str, channels: int) -> Source | None:
 
     if not spec:
         raise UsageError(f"--data is empty: give {_FORMS}")
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     suffixes = SUFFIXES if channels in ORDINARY else SUFFIXES | {".npy"}
     if path.is_dir():
         if parquet.is_parquet_folder(path, suffixes):

@@ -18,6 +18,7 @@ from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder, RawPixels
 from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_mae.models.weights import unwrap
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretrain.build import trained_model
 from perceptual_mae.pretrain.folder import RunFolder, is_run
 
@@ -62,7 +63,7 @@ def open_encoder(spec: str | Path, image_size: Side | None = None, device: str |
     kind, _, rest = str(spec).partition(":")
     try:
         size = None if image_size is None else pair(image_size)
-        opened = _KINDS[kind](rest, size) if kind in _KINDS and rest else _from_path(Path(spec).expanduser(), size)
+        opened = _KINDS[kind](rest, size) if kind in _KINDS and rest else _from_path(user_path(spec), size)
     except SizeError as error:
         given = "--image-size" if image_size is None else f"--image-size {_typed(image_size)}"
         raise UsageError(f"{given}: ENCODER {spec}: {error}") from error
@@ -151,7 +152,7 @@ def _from_timm(rest: str, size: _Size) -> _Opened:
     name, _, file = rest.partition(":")
     if not file:
         return timm_model.published(name, size)
-    path = Path(file).expanduser()
+    path = user_path(file)
     if not path.is_file():
         near = nearest(path.name, (one.name for one in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise UsageError(f"there is no file {path}{near}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from perceptual_mae.models.msg_mae import MultiScaleAutoencoder
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretrain.build import build_model
 from perceptual_mae.pretrain.folder import RunFolder, is_run
 
@@ -16,7 +17,7 @@ def has_skips(spec: str | Path) -> bool:
     Raises:
         UsageError: a run folder whose settings cannot be read.
     """
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if not is_run(path):
         return False
     with torch.device("meta"):  # what it is, without its weights

@@ -26,6 +26,7 @@ from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.parts import VERSION, Measurements, Part, mask_ratio
 from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
 from perceptual_mae.measure.telling import telling
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretrain.folder import is_run
 from perceptual_mae.report.confusion import confusion_figure
 from perceptual_mae.report.evaluation import markdown, summary
@@ -83,7 +84,7 @@ def results_folder(config: EvaluateConfig) -> Path:
         UsageError: the name is taken by a file.
     """
     if config.out is not None:
-        folder = Path(config.out).expanduser()
+        folder = user_path(config.out)
     elif is_run(config.encoder):
         folder = Path(config.encoder) / "evaluation"
     else:

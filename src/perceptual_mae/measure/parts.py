@@ -20,6 +20,7 @@ from perceptual_mae.evaluate.reconstruction_metrics import measure_reconstructio
 from perceptual_mae.measure.subject import Images, Subject
 from perceptual_mae.measure.telling import Tell
 from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.paths import user_path
 from perceptual_mae.training.device import choose_device
 
 POOL_WORDS = {
@@ -212,7 +213,7 @@ class Measurements:
             block=self.config.block,
             batch_size=self.config.batch_size,
             workers=self.workers,
-            cache=Path(self.config.cache).expanduser() if self.config.cache else default_cache(),
+            cache=user_path(self.config.cache) if self.config.cache else default_cache(),
             views=views,
             seed=self.config.seed,
             progress=partial(self.tell, f"features of {source.name}"),

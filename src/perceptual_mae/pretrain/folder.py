@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from perceptual_mae import plain_yaml
 from perceptual_mae.errors import UsageError
 from perceptual_mae.pretrain.config import PretrainConfig
 from perceptual_mae.settings import from_dict
@@ -18,16 +19,18 @@ class RunFolder(TrainingFolder[PretrainConfig]):
     def parse(cls, settings: dict[str, Any]) -> PretrainConfig:
         """See `TrainingFolder.parse`."""
         if "task" in settings:
-            raise UsageError(f"this is a run of `pmae finetune {settings['task']}`, not one of `pmae pretrain`")
-        return from_dict(PretrainConfig, settings)
+            raise UsageError(f"this is a run of `pmae finetune {settings['task']!s:.40}`, not one of `pmae pretrain`")
+        config = from_dict(PretrainConfig, settings)
+        config.check()
+        return config
 
 
 def is_run(path: Path | str) -> bool:
     """Whether a path is a folder of pre-training, of any state; a fine-tuned one is none."""
     try:
-        settings = yaml.safe_load((Path(path) / "config.yaml").read_text(encoding="utf-8"))
+        settings = plain_yaml.load((Path(path) / "config.yaml").read_text(encoding="utf-8"))
     except OSError:
         return False
-    except (UnicodeDecodeError, yaml.YAMLError):
+    except (ValueError, yaml.YAMLError):
         return True  # a damaged one: whoever opens it is told so
     return not (isinstance(settings, dict) and "task" in settings)

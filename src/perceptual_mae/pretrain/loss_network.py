@@ -9,6 +9,7 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.models.timm_features import ImageSizeError, TimmFeatures
 from perceptual_mae.models.weights import unwrap
+from perceptual_mae.paths import user_path
 
 _FORMS = {
     "dvae": f"dvae:FILE: the encoder is published as {dvae_file.PUBLISHED_AT}; `pmae convert-dvae encoder.pkl "
@@ -105,7 +106,7 @@ def _check_channels(flag: str, takes: int, channels: int) -> None:
 
 
 def _file(name: str, flag: str) -> Path:
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_file():
         raise UsageError(f"{flag}: there is no file {path}")
     return path

@@ -1,14 +1,14 @@
 """What lies in a run folder, read so that nothing broken or missing stops a report: it is noted instead."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from perceptual_mae import plain_yaml
 from perceptual_mae.errors import UsageError
 from perceptual_mae.report.tracks import Damage, Track, read_records, tracks
 from perceptual_mae.report.words import is_number
@@ -70,7 +70,7 @@ class RunRecord:
 
 def is_finetuning(path: Path) -> bool:
     """Whether a folder is that of a fine-tuning run: its settings name a task."""
-    return "task" in read_mapping(path / "config.yaml", yaml.safe_load, [], "")
+    return "task" in read_mapping(path / "config.yaml", plain_yaml.load, [], "")
 
 
 def read_run(path: Path, drawn: str = "reconstruction") -> RunRecord:
@@ -80,13 +80,13 @@ def read_run(path: Path, drawn: str = "reconstruction") -> RunRecord:
         UsageError: `path` is no run folder (it has no `config.yaml`).
     """
     config_file = path / "config.yaml"
-    if not config_file.is_file():
+    if not os.path.isfile(config_file):  # unlike `is_file`, False for a name that no file can have
         command = "finetune" if drawn == "predictions" else "pretrain"
         raise UsageError(
             f"{path} is not a run folder: it has no config.yaml; give the folder that `pmae {command} --out` wrote"
         )
     notes: list[str] = []
-    config = read_mapping(config_file, yaml.safe_load, notes, "so the settings are not shown")
+    config = read_mapping(config_file, plain_yaml.load, notes, "so the settings are not shown")
     info = read_mapping(path / "run.json", json.loads, notes, "so model, machine and state are not known")
     skipped, skipped_count = _skipped(path / "skipped.txt", notes)
     figures = path / "figures"
@@ -118,7 +118,7 @@ def read_mapping(file: Path, parse: Any, notes: list[str], consequence: str) -> 
     except FileNotFoundError:
         notes.append(f"There is no {file.name}, {consequence}.")
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, plain_yaml.YamlError) as error:
         notes.append(f"{file.name} could not be read, {consequence} ({type(error).__name__}).")
         return {}
     if not isinstance(content, dict):

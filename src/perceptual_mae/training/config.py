@@ -66,9 +66,9 @@ def image_side(image_size: int | str) -> tuple[int, int]:
     Raises:
         UsageError: it is neither a number nor HEIGHTxWIDTH.
     """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(image_size))
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(image_size))
     if not match:
-        raise UsageError(f"--image-size {image_size}: give one side such as 224, or HEIGHTxWIDTH such as 192x256")
+        raise UsageError(f"--image-size {image_size!s:.40}: give one side such as 224, or HEIGHTxWIDTH such as 192x256")
     return int(match[1]), int(match[2] or match[1])
 
 

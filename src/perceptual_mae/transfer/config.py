@@ -284,7 +284,7 @@ def config_of(settings: Mapping[str, Any]) -> FinetuneConfig:
         UsageError: it is no fine-tuning run, or a setting does not exist.
     """
     task = settings.get("task")
-    if task not in CONFIGS:
-        what = f"there is no task {task!r}" if task else "this is no run of `pmae finetune`"
+    if not isinstance(task, str) or task not in CONFIGS:
+        what = f"there is no task {task!r:.40}" if task else "this is no run of `pmae finetune`"
         raise UsageError(f"{what}; there are {', '.join(CONFIGS)}")
     return from_dict(CONFIGS[task], settings)

@@ -15,6 +15,7 @@ from perceptual_mae.encoders.fit import fit
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.task_network import TaskNetwork
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretrain.folder import is_run
 from perceptual_mae.transfer.folder import MODEL
 from perceptual_mae.transfer.task import Learnt
@@ -60,7 +61,7 @@ def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Lear
         UsageError: there is no such run or file, or it is of another kind.
         PmaeError: it is damaged.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         if is_run(path):

@@ -1,0 +1,24 @@
+"""Paths as people type them."""
+
+import errno
+import os
+from pathlib import Path
+
+from perceptual_mae.errors import UsageError, printable
+
+
+def user_path(text: Path | str) -> Path:
+    """A path that somebody typed, with `~` for their home; whether there is anything at it is another question.
+
+    Raises:
+        UsageError: no file can have this name: `Path.exists` would raise what is no sentence to anybody.
+    """
+    path = Path(os.path.expanduser(text))  # unlike `Path.expanduser`, leaves `~x` alone where there is no user x
+    try:
+        os.lstat(path)
+    except ValueError:  # a zero byte, or half a character
+        raise UsageError(f"{printable(str(text))[:80]}: no file or folder can have this name") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{printable(str(text))[:80]}...: this name is too long for a file or folder") from None
+    return path
