@@ -187,7 +187,7 @@ def open_coco(spec: str, split: str, *, channels: int = 3, max_pixels: int = MAX
     file, folders = _annotations(spec, path, split)
     if file is None:
         return None
-    content = read_coco_file(file)
+    content = read_coco_file(file, max_pixels)
     listed = lru_cache(maxsize=None)(_names)
     folder = next((one for one in folders if any(_is_there(one, i.file_name, listed) for i in content.images)), None)
     problems = list(content.problems)

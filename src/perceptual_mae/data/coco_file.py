@@ -1,7 +1,6 @@
 """A COCO annotation file, read once and checked: what can be used, and what is wrong with the rest."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from perceptual_mae.data.coco_masks import area_and_box, numbers, outline
+from perceptual_mae.data.coco_masks import area_and_box, far, finite, numbers, outline, whole
+from perceptual_mae.data.decode import MAX_PIXELS
 from perceptual_mae.data.folder import printable
 from perceptual_mae.data.types import Skip
 from perceptual_mae.errors import PmaeError
@@ -82,11 +82,15 @@ class CocoFile:
     problems: list[Skip]
 
 
-def read_coco_file(path: Path) -> CocoFile:
+def read_coco_file(path: Path, max_pixels: int = MAX_PIXELS) -> CocoFile:
     """Read a file of annotations.
 
     Boxes of which less than a pixel lies within the image are left out and listed, and so is what names an image or a
     category that does not exist, and masks that cannot be drawn. A box that is not given is its mask's.
+
+    Args:
+        path: the file.
+        max_pixels: of the largest image; of one that is said to be larger nothing is drawn.
 
     Raises:
         PmaeError: the file cannot be read, or is no COCO annotation file; the line names it.
@@ -99,7 +103,7 @@ def read_coco_file(path: Path) -> CocoFile:
     entries = _list(path, content, "annotations")
     content.clear()
     problems: list[Skip] = []
-    rows = list(_rows(path, entries, images, [number for number, _ in categories], problems))
+    rows = list(_rows(path, entries, images, [number for number, _ in categories], problems, max_pixels))
     rows.sort(key=lambda row: row[0])  # stable: an image keeps the order of its annotations
     owners = np.array([row[0] for row in rows], np.int64)
     objects = CocoObjects(
@@ -118,42 +122,54 @@ _Row = tuple[int, int, tuple[float, ...], float, bool, bytes]
 
 
 def _rows(
-    path: Path, entries: list[Any], images: list[CocoImage], categories: list[int], problems: list[Skip]
+    path: Path,
+    entries: list[Any],
+    images: list[CocoImage],
+    categories: list[int],
+    problems: list[Skip],
+    max_pixels: int,
 ) -> Iterator[_Row]:
     """The annotations that can be used; the others go to `problems`."""
     places = {image.id: place for place, image in enumerate(images)}
     labels = {number: place + 1 for place, number in enumerate(categories)}
-    for number, entry in enumerate(entries):
+    for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise _broken(path, f"annotations[{number}] is no object")
-        name = f"annotation {entry.get('id', f'at place {number}')}"
+            raise _broken(path, f"annotations[{place}] is no object")
+        known = entry.get("id")
+        name = f"annotation {known}" if whole(known) else f"annotation at place {place}"
         image, category = entry.get("image_id"), entry.get("category_id")
-        if not _whole(image) or not _whole(category):
-            raise _broken(path, f"annotations[{number}] has no whole numbers image_id and category_id")
+        if not whole(image) or not whole(category):
+            raise _broken(path, f"annotations[{place}] has no whole numbers image_id and category_id")
         if image not in places:
             problems.append(Skip(name, f"there is no image with the id {image}"))
         elif category not in labels:
             problems.append(Skip(name, f"there is no category with the id {category}"))
         else:
-            found = _object(entry, images[places[image]])
+            found = _object(entry, images[places[image]], max_pixels)
             if isinstance(found, str):
                 problems.append(Skip(f"{name} of {printable(images[places[image]].file_name)}", found))
             else:
                 yield (places[image], labels[category], *found)
 
 
-def _object(entry: dict[str, Any], image: CocoImage) -> tuple[tuple[float, ...], float, bool, bytes] | str:
+def _object(
+    entry: dict[str, Any], image: CocoImage, max_pixels: int
+) -> tuple[tuple[float, ...], float, bool, bytes] | str:
     """Box, area, crowd and outline of an annotation, or why it is left out."""
     height, width = image.height, image.width
     given, segmentation, area = entry.get("bbox"), entry.get("segmentation"), entry.get("area")
+    if height * width > max_pixels:
+        return f"its image is said to have more than {max_pixels} pixels (--loader.max-pixels)"
     if given is not None and not numbers(given, 4):
         return "its box is not four numbers"
+    if given is not None and far([*given, given[0] + given[2], given[1] + given[3]], height, width):
+        return f"its box lies far outside of the image of {width} x {height} pixels"
     if given is None and not segmentation:
         return "it has neither box nor mask"
     drawn, reason = outline(segmentation, tuple(given or ()), height, width)
     if reason:
         return reason
-    known = area if isinstance(area, int | float) and math.isfinite(area) else None
+    known = area if finite(area) else None
     if given is None or known is None:
         pixels, around = area_and_box(drawn, height, width)
         given = around if given is None else given
@@ -195,13 +211,13 @@ def _image(path: Path, number: int, entry: Any) -> CocoImage:
     if not isinstance(name, str):
         raise _broken(path, f"images[{number}] has no text file_name")
     for key in ("id", "height", "width"):
-        if not _whole(entry.get(key)) or (key != "id" and entry[key] < 1):
+        if not whole(entry.get(key)) or (key != "id" and entry[key] < 1):
             raise _broken(path, f"images[{number}] has no whole number {key}")
     return CocoImage(entry["id"], name, entry["height"], entry["width"])
 
 
 def _category(path: Path, number: int, entry: Any) -> tuple[int, str]:
-    if not isinstance(entry, dict) or not _whole(entry.get("id")) or not isinstance(entry.get("name"), str):
+    if not isinstance(entry, dict) or not whole(entry.get("id")) or not isinstance(entry.get("name"), str):
         raise _broken(path, f"categories[{number}] has no whole number id and text name")
     return entry["id"], entry["name"]
 
@@ -212,10 +228,6 @@ def _all_different(path: Path, what: str, ids: list[int]) -> None:
         if number in seen:
             raise _broken(path, f"the {what} id {number} is there twice")
         seen.add(number)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _broken(path: Path, reason: str) -> PmaeError:

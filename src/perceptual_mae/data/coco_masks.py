@@ -1,6 +1,7 @@
 """Outlines of objects as COCO writes them (polygons, run lengths, or nothing but the box), to masks of pixels."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from perceptual_mae.errors import PmaeError
 INSTALL = "detection needs pycocotools and faster-coco-eval: pip install 'perceptual-mae[detection]'"
 _FAR = 10
 """A corner that lies so many image sides away is a slip, and would take all memory to draw."""
+_LONGEST = 2_000_000
+"""Pixels along the outlines of an object: pycocotools takes 80 bytes for each, and says nothing where it gets none."""
+_WIDEST = 60
+"""Bits of a run length; COCO's text could hold a number of any size."""
 
 
 def coco_masks() -> Any:
@@ -38,28 +43,42 @@ def outline(segmentation: Any, box: tuple[float, ...], height: int, width: int) 
         return _run_lengths(segmentation, height, width)
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         return None, "its segmentation is neither polygons nor run lengths"
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    polygons: list[list[float]] = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         return None, "none of its polygons has three corners"
     if not all(len(polygon) % 2 == 0 and numbers(polygon) for polygon in polygons):
         return None, "its polygons are no pairs of numbers"
-    if max(abs(value) for polygon in polygons for value in polygon) > _FAR * max(height, width):
+    if any(far(polygon, height, width) for polygon in polygons):
         return None, f"its polygons lie far outside of the image of {width} x {height} pixels"
+    if sum(map(_length, polygons)) > _LONGEST:
+        return None, f"its outline is more than {_LONGEST} pixels long"
     return polygons, ""
+
+
+def far(values: Sequence[float], height: int, width: int) -> bool:
+    """Whether one of some coordinates lies where no object of an image can be."""
+    return max(map(abs, values)) > _FAR * max(height, width)
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """Of an outline in pixels, as far as it takes memory to draw: from corner to corner the longer way."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    following = corners[1:] + corners[:1]
+    return sum(1 + max(abs(x - a), abs(y - b)) for (x, y), (a, b) in zip(corners, following, strict=True))
 
 
 def _run_lengths(segmentation: dict[str, Any], height: int, width: int) -> tuple[Any, str]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not (isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list)):
+    if not (isinstance(size, list) and len(size) == 2 and all(map(whole, size)) and isinstance(counts, str | list)):
         return None, "its run lengths are not `size` and `counts`"
     if size != [height, width]:
         return None, f"its mask is of {size[1]} x {size[0]} pixels, the image of {width} x {height}"
     runs = _decompressed(counts) if isinstance(counts, str) else counts
-    if runs is None or not all(isinstance(run, int) and run >= 0 for run in runs):
+    if runs is None or not all(whole(run) and run >= 0 for run in runs):
         return None, "its run lengths are no whole numbers"
     if sum(runs) != height * width:  # pycocotools would show what happens to be in memory
         return None, f"its run lengths are of {sum(runs)} pixels, the image of {height * width}"
-    return segmentation, ""
+    return {"size": size, "counts": counts}, ""
 
 
 def _decompressed(text: str) -> list[int] | None:
@@ -68,7 +87,7 @@ def _decompressed(text: str) -> list[int] | None:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
-        if not 0 <= bits < 64:
+        if not 0 <= bits < 64 or shift > _WIDEST:
             return None
         value |= (bits & 31) << shift
         shift += 5
@@ -104,8 +123,14 @@ def area_and_box(segmentation: Any, height: int, width: int) -> tuple[float, tup
 
 def numbers(values: Any, count: int | None = None) -> bool:
     """Whether this is a list of finite numbers, `count` of them."""
-    return (
-        isinstance(values, list)
-        and (count is None or len(values) == count)
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    )
+    return isinstance(values, list) and (count is None or len(values) == count) and all(map(finite, values))
+
+
+def finite(value: Any) -> bool:
+    """Whether this is a finite number; a whole one of hundreds of digits, which JSON can hold, is none."""
+    return whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def whole(value: Any) -> bool:
+    """Whether this is a whole number of a size that arrays can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
