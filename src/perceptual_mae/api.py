@@ -10,10 +10,12 @@ from rich.console import Console
 from torch import Tensor
 
 from perceptual_mae import __version__
+from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import Source, StreamSettings, first_readable, fixed_images, open_source
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
 from perceptual_mae.files import if_possible
+from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
@@ -67,10 +69,12 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         if trainer.over:
             said += ": nothing is left to do; more --epochs extend the run"
         if console is not None and main:
-            what = f"{config.model} / {config.method} on {len(train):,} images of {config.data} -> {run.path}"
+            source = without_credentials(config.data)
+            what = f"{config.model} / {config.method} on {len(train):,} images of {source} -> {run.path}"
             console.print("\n".join(filter(None, (what, said))), highlight=False, markup=False)
-        if main:
-            run.describe(**facts(trainer, train, validation, accelerator))
+        model = trainer.whole_model()
+        if model is not None:
+            run.describe(**facts(trainer, model, train, validation, accelerator))
         _fit(trainer, main)
         return run.path
     finally:
@@ -116,9 +120,11 @@ def some_images(config: PretrainConfig, source: Source, count: int) -> tuple[Ten
     )
 
 
-def facts(trainer: Trainer, train: Source, validation: Source | None, accelerator: Accelerator) -> dict[str, Any]:
+def facts(
+    trainer: Trainer, model: MaskedAutoencoder, train: Source, validation: Source | None, accelerator: Accelerator
+) -> dict[str, Any]:
     """`run.json`: what a reader of the report wants to know beside the settings."""
-    config, model = trainer.config, trainer.model
+    config = trainer.config
     losses = [(term.name, term.loss) for term in trainer.take_step.terms if term.through == "pixels"]
     sample, _ = some_images(config, validation or train, EXPECTATION_IMAGES)
     opponents = [name for name in trainer.players if name != "model"]

@@ -25,6 +25,7 @@ from perceptual_mae.pretrain.opponent import Opponent
 from perceptual_mae.pretrain.player import Player
 from perceptual_mae.pretrain.regularise import R1, PerceptualPath
 from perceptual_mae.pretrain.step import TrainingStep
+from perceptual_mae.training.sharded import cut
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
     model = build_model(config).to(device)
     if config.compile:
         compile_regions(model)
+    if config.sharding == "fsdp" and accelerator.num_processes > 1:
+        cut(model, [*model.blocks, *model.decoder_blocks], ["decode"], accelerator)
     optimizer = build_optimizer(model, config.optimizer, config.learning_rate)
     generator = Player.prepare(accelerator, model, optimizer)
     players: dict[str, Player[Any]] = {"model": generator}

@@ -101,6 +101,7 @@ class PretrainConfig:
         seed: of everything random.
         save_every: steps between checkpoints.
         compile: compile the model with torch.compile (needs a C++ compiler; minutes of set-up).
+        sharding: how several processes hold the model: ddp, each all of it; fsdp, each a share, for large and huge.
     """
 
     data: str
@@ -124,6 +125,7 @@ class PretrainConfig:
     seed: int = 0
     save_every: int = free(500)
     compile: bool = False
+    sharding: Literal["ddp", "fsdp"] = free("ddp")
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     pixels: PixelConfig = field(default_factory=PixelConfig)
     crop: CropConfig = field(default_factory=CropConfig)
@@ -186,7 +188,10 @@ class PretrainConfig:
         unused = f"the method {self.method} looks through no fixed network; leave it out, or use "
         unused += " or ".join(name for name, other in METHODS.items() if other.loss_network)
         small = f"--image-size {self.image_size}: the discriminator of {self.method} needs at least 32 pixels a side"
+        cut, exact = self.sharding == "fsdp", self.path.estimator == "exact"
         rules = [
+            (not (cut and self.compile), "--compile true: not with --sharding fsdp; leave one of them out"),
+            (not (cut and exact), "--path.estimator exact: not with --sharding fsdp; use finite-difference"),
             (fits, f"--image-size {self.image_size}: not a multiple of --patch-size {patch}"),
             (self.architecture is None or self.architecture in rows, architecture),
             (method.adversary is None or min(height, width) >= 32, small),

@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,9 @@ from torch import Tensor
 from perceptual_mae.augment.ada import draw_ada
 from perceptual_mae.data import Batch, Source, plan_for, to_float, train_loader
 from perceptual_mae.files import write_atomically
+from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.masking import draw_noise
+from perceptual_mae.pretrain.build import build_model
 from perceptual_mae.pretrain.cast import build_cast
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.health import LONG, health
@@ -23,6 +26,7 @@ from perceptual_mae.seeds import Stream, generator
 from perceptual_mae.training.folder import Record
 from perceptual_mae.training.loop import TrainingLoop
 from perceptual_mae.training.schedule import Clock
+from perceptual_mae.training.sharded import is_cut, whole, whole_state
 
 
 class Trainer(TrainingLoop[RunFolder, Batch]):
@@ -118,15 +122,32 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
 
     def observe(self) -> dict[str, float]:
         """Let observers look, on the main process, and collect their numbers."""
-        if not self.accelerator.is_main_process:
-            return {}
         clock = Clock(self.step, self.plan.steps_per_epoch)
         moment = Moment(clock, self.total, self.model, self.train, self.validation, self.run)
+        due = [observer for observer in self.observers if observer.due(moment)]
+        if not due:
+            return {}
+        whole = self.whole_model()
         observed: dict[str, float] = {}
-        for observer in self.observers:
-            if observer.due(moment):
-                observed |= observer(moment)
+        if whole is not None:
+            for observer in due:
+                observed |= observer(replace(moment, model=whole))
         return observed
+
+    def whole_model(self) -> MaskedAutoencoder | None:
+        """The model to look at, on the main process; where it is cut over processes, a copy that is not.
+
+        All processes must ask for it together.
+        """
+        main = self.accelerator.is_main_process
+        if not is_cut(self.model):
+            return self.model if main else None
+        state = whole_state(self.model)
+        if not main:
+            return None
+        model = build_model(self.config)
+        model.load_state_dict(state)
+        return model.to(self.accelerator.device).train(self.model.training)
 
     def logged(self, record: Record) -> None:
         """Say so, once, when the game between generator and discriminator is lost."""
@@ -139,7 +160,9 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
 
     def saved(self) -> None:
         """Write the encoder under timm's names beside the checkpoint."""
-        encoder = {name: tensor.contiguous() for name, tensor in self.model.encoder_state_dict().items()}
+        encoder = {name: whole(tensor).contiguous() for name, tensor in self.model.encoder_state_dict().items()}
+        if not self.accelerator.is_main_process:
+            return
         metadata = {name: json.dumps(getattr(self.model, name).flatten().tolist()) for name in ("mean", "std")}
         metadata |= {"method": self.config.method, "model": self.config.model, "step": str(self.step)}
         metadata["image_size"] = json.dumps(self.config.size)

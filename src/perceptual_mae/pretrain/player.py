@@ -1,6 +1,7 @@
 """A network that learns, and what it is given in a step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from perceptual_mae.losses.precision import full
+from perceptual_mae.training.sharded import is_cut, whole
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -31,25 +33,48 @@ class Player(Generic[Network]):
 
     @classmethod
     def prepare(cls, accelerator: Accelerator, module: Network, optimizer: torch.optim.Optimizer) -> "Player[Network]":
-        """Hand a network on its device, and its optimiser at its peak rate, to accelerate."""
+        """Hand a network on its device, and its optimiser at its peak rate, to accelerate.
+
+        One that is cut over the processes (`training.sharded.cut`) sees to everything by itself.
+        """
         lr = optimizer.param_groups[0]["lr"]
-        network, _ = accelerator.prepare(module, optimizer)
+        network = module if is_cut(module) else accelerator.prepare(module, optimizer)[0]
         return cls(module, network, optimizer, lr)
+
+    @contextmanager
+    def alone(self, accelerator: Accelerator) -> Iterator[None]:
+        """Within, each process adds up gradients for itself; the next backward pass outside brings them together."""
+        if is_cut(self.module):
+            self.module.set_requires_gradient_sync(False)  # type: ignore[operator]
+            yield
+            self.module.set_requires_gradient_sync(True)  # type: ignore[operator]
+        else:
+            with accelerator.no_sync(self.network):
+                yield
 
     def gradient_norm(self, clip: float | None = None) -> Tensor:
         """Norm of the network's gradient, which is then clipped if that is asked for."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         return norm
 
     def average_gradients(self, accelerator: Accelerator) -> None:
         """Mean over processes of a gradient that was not taken through `network`, which would have done it."""
-        if accelerator.num_processes > 1:
+        if accelerator.num_processes > 1 and not is_cut(self.module):
             for parameter in self.module.parameters():
                 if parameter.grad is not None:
                     parameter.grad.copy_(accelerator.reduce(parameter.grad, "mean"))
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Within, nothing that is made with the network gives it a gradient."""
+        self.module.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.module.requires_grad_(True)
 
     def improve(self) -> None:
         """Step along the gradient, which begins anew."""

@@ -76,11 +76,11 @@ class PerceptualPath:
         """
         accelerator = opponent.accelerator
         share = min(value for name, value in tally.sums.items() if name.startswith("pull_share/"))
-        weights = list(player.module.parameters())
         for part, half in zip(batch, made, strict=True):
-            lengths = self.lengths(opponent, player, half, part)
+            with opponent.player.fixed():
+                lengths = self.lengths(opponent, player, half, part)
             penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))
-            (share * self.every * penalty / len(batch)).backward(inputs=weights)
+            (share * self.every * penalty / len(batch)).backward()
             tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
         player.average_gradients(accelerator)
 

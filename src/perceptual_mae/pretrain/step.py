@@ -178,7 +178,7 @@ class TrainingStep:
             with ExitStack() as alone:
                 if i < len(batch) - 1:
                     for player in players:
-                        alone.enter_context(self.accelerator.no_sync(player.network))
+                        alone.enter_context(player.alone(self.accelerator))
                 yield part
 
 

@@ -3,7 +3,7 @@
 `checkpoints/step-00000500/` holds a safetensors file for every network and `training.pt`, a `torch.save` of tensors and
 plain values (optimisers, counters) that is read with `weights_only=True`: nothing in it can execute. `manifest.json`,
 written last, knows size and checksum of them all; nothing is parsed that differs. One that is kept for ever says of
-which epoch it is in `milestone.txt`.
+which epoch it is in `milestone.txt`. Of a network that is cut over processes, each has put its share into `sharded/`.
 """
 
 import re
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perceptual_mae.files import flush_to_disk, writing
+from perceptual_mae.training import sharded
 from perceptual_mae.training.manifest import MANIFEST, Damaged, seal, verify
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -42,7 +43,20 @@ class Checkpoint:
     training: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int, milestone: str | None = None) -> Path:
+def begin(folder: Path, step: int) -> Path:
+    """An empty folder for what several processes write into a checkpoint before one of them calls `save`.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    temporary = temporary_of(folder, step)
+    with writing(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    return temporary
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int, milestone: str | None = None, begun: bool = False) -> Path:
     """Write a checkpoint into `folder` (a run's `checkpoints/`) and drop all but the `keep` newest and the milestones.
 
     It is written under a temporary name, flushed to disk and renamed: killed at any moment, the folder holds only whole
@@ -53,16 +67,15 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, milestone: str | None 
         checkpoint: what is saved.
         keep: how many of the newest stay.
         milestone: of what this one is kept for ever, in words; None: it goes when its time has come.
+        begun: other files of it are there already, see `begin`.
 
     Raises:
         WriteError: the disk is full, read-only or broken; the older checkpoints are as they were, no half one stays.
     """
     target = folder / f"step-{checkpoint.step:08d}"
-    temporary = folder / f".tmp-{target.name}"
+    temporary = temporary_of(folder, checkpoint.step) if begun else begin(folder, checkpoint.step)
     with writing(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir(parents=True)
             _write(temporary, checkpoint, milestone)
             if target.exists():
                 _drop(target)
@@ -77,6 +90,11 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, milestone: str | None 
             if path not in kept:
                 _drop(path)
     return target
+
+
+def temporary_of(folder: Path, step: int) -> Path:
+    """Where a checkpoint is written before it is whole."""
+    return folder / f".tmp-step-{step:08d}"
 
 
 def _write(folder: Path, checkpoint: Checkpoint, milestone: str | None) -> None:
@@ -132,6 +150,8 @@ def load(path: Path, needed: Collection[str] = ("model",)) -> Checkpoint:
         raise Damaged(f"training.pt cannot be read: {type(error).__name__}") from error
     if was_sealed and not sealed:
         raise Damaged(f"{MANIFEST} is missing")
+    if (path / sharded.FOLDER).exists():
+        sharded.load_shares(path / sharded.FOLDER, networks, training["optimizers"])
     return Checkpoint(_step(path), networks, training)
 
 

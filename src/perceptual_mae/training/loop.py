@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from perceptual_mae.data import SamplePlan, Skip, auto_workers
 from perceptual_mae.errors import PmaeError, WriteError
-from perceptual_mae.files import if_possible, write_atomically
+from perceptual_mae.files import if_possible, write_atomically, writing
 from perceptual_mae.seeds import Stream, mixed
-from perceptual_mae.training import checkpoint
+from perceptual_mae.training import checkpoint, sharded
 from perceptual_mae.training.checkpoint import Checkpoint
 from perceptual_mae.training.config import TrainingSettings
 from perceptual_mae.training.folder import Record, TrainingFolder
@@ -103,7 +103,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """A line has been written to the metrics, on the main process."""
 
     def saved(self) -> None:
-        """A checkpoint has been written, on the main process."""
+        """A checkpoint has been written; all processes are told."""
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """
         state, message = "stopped", ""
         try:
-            if self.over and self.accelerator.is_main_process:
+            if self.over:
                 self.saved()  # a kill may have come between the last checkpoint and this
             self.fit()
             state = "finished"
@@ -263,22 +263,34 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         return rate
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint; all processes do so together."""
         self.spikes.saved()
-        if not self.accelerator.is_main_process:
-            return
-        training = {
-            "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()},
-            "meter": self.meter.state_dict(),
-            "spikes": self.spikes.state_dict(),
-            "seconds": self.stopwatch.total,
-            "data": self.fingerprint,
-            "threads": torch.get_num_threads(),
-        }
+        optimizers = {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()}
         networks = {name: module.state_dict() for name, module in self.modules.items()}
-        found = Checkpoint(self.step, networks, training | self.state())
-        checkpoint.save(self.run.checkpoints, found, self.settings.checkpoint.keep, self.milestone)
+        shares = sharded.shares_of(networks, optimizers)
+        if shares:
+            self.save_shares(shares)
+        if self.accelerator.is_main_process:
+            training = {
+                "optimizers": optimizers,
+                "meter": self.meter.state_dict(),
+                "spikes": self.spikes.state_dict(),
+                "seconds": self.stopwatch.total,
+                "data": self.fingerprint,
+                "threads": torch.get_num_threads(),
+            }
+            found = Checkpoint(self.step, networks, training | self.state())
+            keep, begun = self.settings.checkpoint.keep, bool(shares)
+            checkpoint.save(self.run.checkpoints, found, keep, self.milestone, begun)
         self.saved()
+
+    def save_shares(self, shares: dict[str, Tensor]) -> None:
+        """Write this process's share of what is cut into the checkpoint that the main process then completes."""
+        if self.accelerator.is_main_process:
+            checkpoint.begin(self.run.checkpoints, self.step)
+        self.accelerator.wait_for_everyone()
+        with writing(self.run.checkpoints):
+            sharded.save_shares(checkpoint.temporary_of(self.run.checkpoints, self.step) / sharded.FOLDER, shares)
 
     def resume(self) -> str:
         """Go on from the newest whole checkpoint, if there is one.
@@ -310,9 +322,9 @@ class TrainingLoop(ABC, Generic[Run, Made]):
     def put_back(self, found: Checkpoint) -> None:
         """Networks and optimisers as a checkpoint has them."""
         for name, module in self.modules.items():
-            module.load_state_dict(found.networks[name])
+            sharded.load_network(module, found.networks[name])
         for name, (optimizer, _) in self.optimizers.items():
-            optimizer.load_state_dict(found.training["optimizers"][name])
+            sharded.load_optimizer(optimizer, found.training["optimizers"][name])
 
     def keep(self, batches: Sequence[Made]) -> None:
         """Write down the batch whose loss is not finite."""
