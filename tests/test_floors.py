@@ -11,7 +11,7 @@ from perceptual_mae.methods import METHODS
 
 PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
-    {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle", "plain_yaml", "paths"},
+    {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle", "plain_yaml", "paths", "credentials"},
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},

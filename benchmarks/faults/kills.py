@@ -64,7 +64,7 @@ def kill_again_and_again(
     _wait_for_training(command, reference, 0)
     set_up = time.monotonic() - begun
     wait_until(lambda: len(records(reference)) == STEPS, command.process.is_alive)
-    training = time.monotonic() - begun - set_up
+    pace = (time.monotonic() - begun - set_up) / STEPS
     code, said = command.wait()
     if code:
         raise RuntimeError(f"the uninterrupted run of {whole.method} ended with {code}: {said}")
@@ -81,9 +81,11 @@ def kill_again_and_again(
             time.sleep(rng.uniform(0, set_up))
         else:
             before = _changed(run)
-            left = 1.1 - len(records(run)) / STEPS
             if _wait_for_training(command, run, before):
-                time.sleep(rng.uniform(0, left * training))
+                # By steps, not by the clock: how fast a busy machine is changes from run to run.
+                last = rng.randint(len(records(run)), STEPS)
+                wait_until(lambda last=last: len(records(run)) >= last, command.process.is_alive)
+                time.sleep(rng.uniform(0, pace))
         if command.process.is_alive():
             command.process.kill()
         code, said = command.wait()

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from perceptual_mae import __version__
+from perceptual_mae.credentials import without_credentials
 from perceptual_mae.files import if_possible
 from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.report.finetuned import Pictures, write_finetuned_report
@@ -49,7 +50,9 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
             said += ": nothing is left to do; more --epochs extend the run"
         if main:
             if console is not None:
-                what = f"{config.task} on {len(task.train):,} images of {config.data} -> {run.path}"
+                what = (
+                    f"{config.task} on {len(task.train):,} images of {without_credentials(config.data)} -> {run.path}"
+                )
                 console.print("\n".join(filter(None, (what, *told, said))), highlight=False, markup=False)
             run.describe(**facts(loop, task, told, accelerator))
             run.skip((problem.name, problem.reason) for problem in problems(task))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from perceptual_mae import __version__
+from perceptual_mae.credentials import without_credentials
 from perceptual_mae.errors import PmaeError, WriteError, nearest, printable
 
 COMMANDS = {
@@ -81,7 +82,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"pmae: {printable(' '.join(message.split()))}", file=sys.stderr)
+    if message:
+        print(f"pmae: {printable(' '.join(without_credentials(message).split()))}", file=sys.stderr)
     return code
 
 

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from perceptual_mae import __version__
+from perceptual_mae.credentials import public, without_credentials
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluate.config import EvaluateConfig
 from perceptual_mae.files import write_json, write_text
@@ -89,7 +90,10 @@ def train(settings: PretrainConfig, folder: Path, console: Console | None) -> st
     if _is_done(settings):
         return None
     file = folder / "settings" / f"{Path(settings.out).name}.yaml"
-    write_text(file, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
+    told, shared = to_dict(settings), public(to_dict(settings))
+    write_text(file, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    if told != shared:
+        file.chmod(0o600)  # nobody else reads the password in it
     command = [sys.executable, "-m", "perceptual_mae.cli.main", "pretrain", "--config", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=None if console else subprocess.DEVNULL)
     try:
@@ -97,6 +101,8 @@ def train(settings: PretrainConfig, folder: Path, console: Console | None) -> st
     except KeyboardInterrupt:
         process.wait()  # Ctrl-C reaches it, too: it saves and ends
         raise Interrupted(f"interrupted; everything is saved in {folder}: the same command continues", 2) from None
+    finally:
+        write_text(file, yaml.safe_dump(shared, sort_keys=False, allow_unicode=True))
     if code > 128 or code < 0:
         number = code - 128 if code > 128 else -code
         if number in (2, 15):
@@ -112,7 +118,8 @@ def train(settings: PretrainConfig, folder: Path, console: Console | None) -> st
 def _is_done(settings: PretrainConfig) -> bool:
     """Whether a run has been trained to its end with exactly these settings."""
     try:
-        return RunFolder.read(settings.out).config == settings and _facts(settings.out).get("state") == "finished"
+        known = RunFolder.read(settings.out).config
+        return known == RunFolder.parse(public(to_dict(settings))) and _facts(settings.out).get("state") == "finished"
     except PmaeError:
         return False
 
@@ -154,7 +161,7 @@ class _Content:
         self.content: dict[str, Any] = {
             "version": __version__,
             "state": "running",
-            "data": {"spec": pretrain.data},
+            "data": {"spec": without_credentials(pretrain.data)},
             "setup": {
                 "model": pretrain.model,
                 "image_size": list(pretrain.size),

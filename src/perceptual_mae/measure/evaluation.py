@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perceptual_mae import __version__
+from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import fixed_images
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluate.config import EvaluateConfig
@@ -109,7 +110,7 @@ def describe(config: EvaluateConfig, subject: Subject, images: Images) -> dict[s
     return {
         "version": __version__,
         "encoder": {
-            "spec": config.encoder,
+            "spec": without_credentials(config.encoder),
             "name": encoder.name,
             "method": run.config.method if run else None,
             "matched": subject.matched,
@@ -120,7 +121,7 @@ def describe(config: EvaluateConfig, subject: Subject, images: Images) -> dict[s
             "image_size": list(encoder.image_size),
         },
         "data": {
-            "spec": images.spec,
+            "spec": without_credentials(images.spec),
             "train_images": len(images.train) if images.train is not None else 0,
             "test_images": len(images.test),
             "test": images.split,

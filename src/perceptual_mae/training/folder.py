@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TextIO, TypeVar
 
 import yaml
 
+from perceptual_mae.credentials import public
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import append_text, write_json, write_text
 from perceptual_mae.settings import differences, to_dict
@@ -85,7 +86,8 @@ class TrainingFolder(Generic[Config]):
             if path.exists() and not path.is_dir():
                 raise UsageError(f"--out {path}: this is a file; name a folder")
             if _has_begun(path):
-                _refuse_other(path, cls.read(path).config, config)
+                # Compared as it is written down: a signature is another every day, and the training is the same.
+                _refuse_other(path, cls.read(path).config, cls.parse(public(to_dict(config))))
             elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
                 raise UsageError(f"--out {path}: the folder is not empty and holds no run; name another")
             if write:
@@ -93,7 +95,8 @@ class TrainingFolder(Generic[Config]):
                 run._take_lock()
                 run.checkpoints.mkdir(exist_ok=True)
                 run.figures.mkdir(exist_ok=True)
-                write_text(path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+                settings = public(to_dict(config))
+                write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
             run._read_skipped(write)
         except OSError as error:
             run.close()
@@ -156,7 +159,7 @@ class TrainingFolder(Generic[Config]):
 
     def describe(self, **facts: Any) -> None:
         """Merge facts into `run.json`."""
-        write_json(self.path / "run.json", self.facts() | facts)
+        write_json(self.path / "run.json", self.facts() | public(facts))
 
     def facts(self) -> dict[str, Any]:
         """What `run.json` says; empty where there is none."""
