@@ -17,8 +17,8 @@ from benchmarks.faults.runs import (
     differences,
     finish,
     make_materials,
-    records,
     small_run,
+    steps,
     wait_until,
 )
 from perceptual_mae.pretrain.config import PretrainConfig
@@ -63,7 +63,7 @@ def kill_again_and_again(
     command = Command(whole)
     _wait_for_training(command, reference, 0)
     set_up = time.monotonic() - begun
-    wait_until(lambda: len(records(reference)) == STEPS, command.process.is_alive)
+    wait_until(lambda: steps(reference) == STEPS, command.process.is_alive)
     pace = (time.monotonic() - begun - set_up) / STEPS
     code, said = command.wait()
     if code:
@@ -83,8 +83,8 @@ def kill_again_and_again(
             before = _changed(run)
             if _wait_for_training(command, run, before):
                 # By steps, not by the clock: how fast a busy machine is changes from run to run.
-                last = rng.randint(len(records(run)), STEPS)
-                wait_until(lambda last=last: len(records(run)) >= last, command.process.is_alive)
+                last = rng.randint(steps(run), STEPS)
+                wait_until(lambda last=last: steps(run) >= last, command.process.is_alive)
                 time.sleep(rng.uniform(0, pace))
         if command.process.is_alive():
             command.process.kill()
@@ -111,12 +111,12 @@ def _changed(run: Path) -> int:
 
 def _describe(run: Path) -> dict[str, Any]:
     """What a run was doing when it was killed."""
-    steps = len(records(run))
+    done = steps(run)
     checkpoints = len(list((run / "checkpoints").glob("step-*")))
     if any((run / "checkpoints").glob(".tmp-*")) or (run / ".encoder.safetensors.tmp").exists():
         doing = "saving"
-    elif steps == 0:
+    elif done == 0:
         doing = "starting"
     else:
-        doing = "ending" if steps == STEPS else "training"
-    return {"while": doing, "steps": steps, "checkpoints": checkpoints}
+        doing = "ending" if done == STEPS else "training"
+    return {"while": doing, "steps": done, "checkpoints": checkpoints}

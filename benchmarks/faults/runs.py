@@ -242,6 +242,12 @@ def _bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().numpy().tobytes()
 
 
+def steps(run: Path) -> int:
+    """Lines of metrics, also of a run that is writing one."""
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 def records(run: Path) -> list[dict[str, object]]:
     """Metrics without the clock."""
     file = run / "metrics.jsonl"
