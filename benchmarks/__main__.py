@@ -12,6 +12,7 @@ SCRIPTS = (
     ("benchmarks.decode",),
     ("benchmarks.probe",),
     ("benchmarks.embed_rate",),
+    ("benchmarks.stream",),
     ("benchmarks.coins",),
 )
 

@@ -1,9 +1,11 @@
 """Pre-training from a stream: it goes on exactly after a kill, and a lost shard costs its images and no more."""
 
 import hashlib
+import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from shard_server import Trouble, served, write_shards
 
 from perceptual_mae.api import pretrain
 from perceptual_mae.cli.main import main
+from perceptual_mae.data import StreamSettings
 from perceptual_mae.data.streaming import transfer
+from perceptual_mae.data.streaming.plan import LANES, SHUFFLE_BUFFER
 from perceptual_mae.pretrain.config import LogConfig
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.config import LoaderConfig
@@ -72,6 +76,21 @@ def test_a_lost_shard_is_listed_and_the_run_ends_well(tmp_path, streamed):
     assert {re.sub(r" sample \d+", "", line) for line in lines} == {"003.tar\tno answer for 1 s"}
     assert len(lines) == 12
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 14
+
+
+def test_every_command_of_the_documentation_has_known_flags():
+    text = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^pmae (\w+) (.*)$", text, flags=re.MULTILINE)
+    assert {name for name, _ in commands} == {"shard", "pretrain"}
+    for name, rest in commands:
+        importlib.import_module(f"perceptual_mae.cli.{name}").make_parser().parse(shlex.split(rest))
+    for flag, default in re.findall(r"^\| `--loader\.([\w-]+)` \| (\d+) ", text, flags=re.MULTILINE):
+        assert getattr(LoaderConfig(), flag.replace("-", "_")) == int(default)
+
+
+def test_the_settings_of_a_stream_are_those_of_a_loader():
+    assert StreamSettings.of(LoaderConfig()) == StreamSettings()
+    assert (LoaderConfig().lanes, LoaderConfig().shuffle_buffer) == (LANES, SHUFFLE_BUFFER)
 
 
 def test_settings_that_cannot_be_right(capsys):

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import tarfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from shard_server import Trouble, add, jpeg, served, write_index, write_parquet, write_shards, write_tar
 
 from perceptual_mae.data import BrokenImage, StreamSettings, decode, fixed_images, open_source, plan_for, train_loader
-from perceptual_mae.data.streaming import shelf, transfer
+from perceptual_mae.data.streaming import address, anywhere, shelf, transfer, web
+from perceptual_mae.data.streaming.reply import Lost, Refused
 from perceptual_mae.data.views import eval_batches, first_readable
 from perceptual_mae.errors import PmaeError, UsageError
 
@@ -406,6 +409,35 @@ def test_when_everything_fails_the_run_ends_with_one_line(tmp_path, quick):
             list(eval_batches(source, image_size=(16, 16)))
 
 
+def test_a_crawl_is_a_hang():
+    """Bytes that come, but not to an end."""
+
+    class Dripping:
+        def read1(self, _):
+            time.sleep(0.01)
+            return b"x"
+
+    with pytest.raises(Lost, match="slower than 1024 bytes a second"):
+        list(web._chunks(Dripping(), timeout=0.1))
+
+
+def test_a_file_system_that_hangs_is_left_behind():
+    begun = time.monotonic()
+    with pytest.raises(Lost, match=r"no answer for 0.05 s"):
+        anywhere.within(0.05, lambda: time.sleep(3))
+    assert time.monotonic() - begun < 2
+    with pytest.raises(Refused, match="no such file"):
+        anywhere.within(1, lambda: Path("/nowhere/x").read_bytes())
+    with pytest.raises(Lost, match="what it says"):
+        anywhere.within(1, lambda: exec("raise RuntimeError('what\\nit says')"))
+
+
+def test_secrets_are_cut_out():
+    assert address.split_login("https://me:p%40ss@host:80/x?y") == ("https://host:80/x?y", ("me", "p@ss"))
+    assert address.shown("https://me:pass@host/a/b.tar?sig=1#x") == "https://host/a/b.tar"
+    assert address.shown("s3://key:secret@bucket/a?versionId=3") == "s3://bucket/a"
+
+
 # -- few shards for those who pick -------------------------------------------------------------------------------------
 
 
@@ -426,6 +458,19 @@ def test_pictures_fetch_few_shards(tmp_path, quick):
 def _read_all(url, settings, queue):
     source = opened(url, settings)
     queue.put([bytes(item) for item in contents(source)] == [jpeg(number % 40) for number in range(len(source))])
+
+
+def test_what_is_expected_is_fetched_ahead(tmp_path, quick):
+    write_shards(tmp_path / "set", [5] * 6)
+    trouble = Trouble()
+    with served(tmp_path, trouble) as url:
+        source = opened(f"{url}/set", quick)
+        source.expect([4, 1])
+        deadline = time.monotonic() + 10
+        while not {4, 1} <= set(source._shelf._units) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert {path for path in trouble.asked if path.endswith(".tar")} == {"set/004.tar", "set/001.tar"}
+        assert source[20].data == jpeg(20)
 
 
 def test_two_processes_fetch_each_shard_once(tmp_path, quick):
