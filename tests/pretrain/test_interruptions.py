@@ -1,6 +1,7 @@
 """Runs in processes of their own: asked to stop, killed, and spread over two processes."""
 
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -12,14 +13,17 @@ from typing import Any
 
 import pytest
 import yaml
+from power_cut import At, watched_by
 
 from perceptual_mae.api import pretrain
 from perceptual_mae.cli.main import main
 from perceptual_mae.pretrain.config import LogConfig, LossesConfig, PretrainConfig
 from perceptual_mae.pretrain.folder import RunFolder
 from perceptual_mae.pretrain.loss_config import AdaConfig
+from perceptual_mae.pretrain.moment import Moment
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.checkpoint import Checkpoint, checkpoints, newest
+from perceptual_mae.training.signals import Interrupted
 
 SameRun = Callable[[Path, Path], None]
 PATIENCE = 120.0
@@ -113,6 +117,33 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
         assert RunFolder.read(run).config == long_config
     pretrain(long_config)
     assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [0, 6, 12])
+def test_a_signal_ends_a_long_look_which_comes_again(
+    make_config: Callable[..., PretrainConfig], assert_same_run: SameRun, step: int
+) -> None:
+    """Before the first step, between two, and after the last."""
+    settings: dict[str, Any] = {"max_steps": 12, "save_every": 5, "log": LogConfig(every=4, pictures=0)}
+    config = make_config("cut", **settings)
+
+    def long_look(moment: Moment) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(60)
+        raise AssertionError("nobody was in a hurry")
+
+    begun = time.monotonic()
+    with watched_by(At(step, long_look)), pytest.raises(Interrupted, match=f"after step {step} of 12") as ended:
+        pretrain(config)
+    assert time.monotonic() - begun < 30
+    assert ended.value.exit_code == 128 + signal.SIGUSR1
+    with watched_by(At(step, lambda moment: {"seen": 1.0})):
+        pretrain(config)
+        whole = pretrain(make_config("whole", **settings))
+    assert_same_run(Path(config.out), whole)
+    seen = [record["step"] for record in RunFolder.read(config.out).records() if "seen" in record]
+    assert seen == ([step] if step else [])
+    assert RunFolder.read(config.out).facts()["state"] == "finished"
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from perceptual_mae.training.signals import Interrupted, StopRequest
+from perceptual_mae.training.signals import Interrupted, StopNow, StopRequest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_remembered(number: int) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
@@ -63,3 +63,15 @@ def test_other_threads_leave_signals_alone() -> None:
 def test_exit_codes_are_those_of_the_shell() -> None:
     assert Interrupted("stopped", signal.SIGINT).exit_code == 130
     assert Interrupted("stopped", signal.SIGTERM).exit_code == 143
+
+
+def test_what_can_be_done_again_is_ended_by_a_signal() -> None:
+    with StopRequest() as stop:
+        with pytest.raises(StopNow), stop.hurries():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # outside of it nothing is thrown
+        entered = False
+        with pytest.raises(StopNow), stop.hurries():
+            entered = True
+        assert not entered

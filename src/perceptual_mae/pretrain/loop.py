@@ -130,8 +130,9 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
         whole = self.whole_model()
         observed: dict[str, float] = {}
         if whole is not None:
-            for observer in due:
-                observed |= observer(replace(moment, model=whole))
+            with self.stop.hurries():
+                for observer in due:
+                    observed |= observer(replace(moment, model=whole))
         return observed
 
     def whole_model(self) -> MaskedAutoencoder | None:

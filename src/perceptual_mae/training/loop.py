@@ -24,7 +24,7 @@ from perceptual_mae.training.memory import OUT_OF_MEMORY, is_out_of_memory, peak
 from perceptual_mae.training.meter import Meter, Stopwatch
 from perceptual_mae.training.progress import ProgressDisplay
 from perceptual_mae.training.schedule import learning_rate, total_steps
-from perceptual_mae.training.signals import Interrupted, StopRequest
+from perceptual_mae.training.signals import Interrupted, StopNow, StopRequest
 from perceptual_mae.training.spikes import Spikes, buffers_of, put_back
 from perceptual_mae.training.tally import NonFinite
 from perceptual_mae.training.trackers import track
@@ -57,6 +57,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         optimizers: theirs, each with its learning rate at the peak of the schedule. A parameter group's `lr_scale`
             multiplies that rate.
         step: steps done.
+        unseen: what the last step has learnt was not looked at yet.
+        stop: who asks the run to stop.
         total: steps of the whole run.
     """
 
@@ -71,7 +73,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         self.plan, self.fingerprint = plan, fingerprint
         self.console = console if accelerator.is_main_process else None
         self.total = total_steps(settings.total_epochs, plan.steps_per_epoch, settings.max_steps)
-        self.step = 0
+        self.step, self.unseen = 0, False
+        self.stop, self.last_save = StopRequest(), time.monotonic()
         self.meter, self.stopwatch, self.spikes = Meter(), Stopwatch(), Spikes()
 
     # -- what a kind of training says ----------------------------------------------------------------------------------
@@ -90,7 +93,11 @@ class TrainingLoop(ABC, Generic[Run, Made]):
 
     @abstractmethod
     def observe(self) -> dict[str, float]:
-        """Look at the run between two steps, where it is time to, and return numbers for its log."""
+        """Look at the run between two steps, where it is time to, and return numbers for its log.
+
+        Raises:
+            StopNow: the run is asked to stop; what was looked at is looked at again.
+        """
 
     def state(self) -> dict[str, Any]:
         """What else the next step depends on: plain values and tensors for the checkpoint."""
@@ -116,29 +123,52 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             PmaeError: too many losses are not finite, or the memory is full; the last good checkpoint is kept.
         """
         settings = self.settings
-        with StopRequest() as stop, ProgressDisplay(self.console, self.total, self.step) as display:
-            if self.step == 0:
-                self.observe()
-            last_save = time.monotonic()
+        with self.stop, ProgressDisplay(self.console, self.total, self.step) as display:
+            if self.step == 0 or self.unseen:
+                self.look()
+                self.pause(self.over)
             self.stopwatch.start()
             for batches in self.batches():
                 values = self.learn_from(batches)
                 self.stopwatch.stop(self.plan.images_per_step)
                 self.run.skip((skip.name, skip.reason) for batch in batches for skip in batch.skipped)
-
-                observed = self.observe()
-                rate = self.log(observed) if observed or self.step % settings.log.every == 0 or self.over else None
+                rate = self.look()
                 display.step(self.step, self.step / self.plan.steps_per_epoch, values.get("loss/total"), rate)
-                stopping = self.agreed(stop.signal)
-                due = self.step % settings.save_every == 0 or self.milestone is not None
-                waited = time.monotonic() - last_save > 60 * settings.checkpoint.minutes
-                if due or waited or stopping or self.over:
-                    self.save()
-                    last_save = time.monotonic()
-                if stopping and not self.over:
-                    done = f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
-                    raise Interrupted(f"{done}: the same command continues", stopping)
+                self.pause(self.step % settings.save_every == 0 or self.milestone is not None or self.over)
                 self.stopwatch.start()
+
+    def look(self) -> float | None:
+        """Observe what was learnt, and log it where it is time to.
+
+        A signal puts that off until the run goes on: a validation may take longer than whoever sent it waits.
+
+        Returns:
+            images per second, where it was logged.
+        """
+        self.unseen = True
+        try:
+            observed = self.observe()
+        except StopNow:
+            return None
+        self.unseen = False
+        due = observed or self.step % self.settings.log.every == 0 or self.over
+        return self.log(observed) if due and self.step else None
+
+    def pause(self, due: bool) -> None:
+        """Save where it is time to, and leave where a process was asked to; all do the same.
+
+        Raises:
+            Interrupted: the run was asked to stop; everything is saved.
+        """
+        late = time.monotonic() - self.last_save > 60 * self.settings.checkpoint.minutes
+        stopping, waited = self.agreed(self.stop.signal, late)
+        if due or waited or stopping:
+            self.save()
+            self.last_save = time.monotonic()
+        if stopping and (self.unseen or not self.over):
+            done = f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
+            told = f"{done}: the same command continues" if self.accelerator.is_main_process else ""
+            raise Interrupted(told, stopping)
 
     def fit_and_tell(self) -> None:
         """`fit`, and how it ended in `run.json`: `state`, `message` and the peak of memory.
@@ -275,6 +305,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
                 "optimizers": optimizers,
                 "meter": self.meter.state_dict(),
                 "spikes": self.spikes.state_dict(),
+                "unseen": self.unseen,
                 "seconds": self.stopwatch.total,
                 "data": self.fingerprint,
                 "threads": torch.get_num_threads(),
@@ -304,6 +335,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
                 self.put_back(found)
                 self.meter.load_state_dict(found.training["meter"])
                 self.spikes.load_state_dict(found.training.get("spikes", Spikes().state_dict()))
+                self.unseen = found.training.get("unseen", False)
                 self.stopwatch.total = found.training["seconds"]
                 self.load_state(found.training)
                 self.step = found.step
@@ -351,8 +383,9 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         last = f"checkpoints/{saved[-1]} is whole" if saved else "nothing was saved before"
         return f"step {self.step} of {self.total}: {error}; {last}: the same command goes on from there"
 
-    def agreed(self, signal: int) -> int:
-        """The signal that any process was sent: all stop together, or none."""
+    def agreed(self, *numbers: int) -> list[int]:
+        """The largest that any process has of each: all stop together, or none."""
         if self.accelerator.num_processes == 1:
-            return signal
-        return int(self.accelerator.gather(torch.tensor([signal], device=self.accelerator.device)).max())
+            return list(numbers)
+        mine = torch.tensor([numbers], device=self.accelerator.device)
+        return self.accelerator.gather(mine).amax(dim=0).tolist()

@@ -153,11 +153,10 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
         interval = max(1, round(self.config.log.evaluate_every * self.plan.steps_per_epoch))
         if self.step == 0 or not (self.over or self.step % interval == 0):
             return {}
-        found: dict[str, float] = {}
-        if self.accelerator.is_main_process:
-            found = self._evaluate()
-        self.accelerator.wait_for_everyone()
-        return found
+        if not self.accelerator.is_main_process:
+            return {}
+        with self.stop.hurries():
+            return self._evaluate()
 
     def _evaluate(self) -> dict[str, float]:
         network: Any = self.modules["model"] if self.ema is None else self.ema.module
@@ -166,11 +165,11 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
         metrics = self.task.evaluate(network, self.accelerator.device)
         best = metrics[self.task.metric] > self.best
         if best:
-            self.best = metrics[self.task.metric]
             learnt = Learnt(self.task.name, network, self.task.train.classes, self.task.description)
             save_finetuned(learnt, self.run.path / MODEL, {"step": self.step, **metrics})
             save_encoder(network, self.task.description, self.run.path / "encoder.safetensors")
             self.task.export(network, self.run.path)
+            self.best = metrics[self.task.metric]  # after its files: a signal between would leave those of another
         for observer in self.observers:
             observer(Evaluated(self.step, network, metrics, best), self.task, self.run)
         network.train(training)
