@@ -13,8 +13,9 @@ def user_path(text: Path | str) -> Path:
     Raises:
         UsageError: no file can have this name: `Path.exists` would raise what is no sentence to anybody.
     """
-    path = Path(os.path.expanduser(text))  # unlike `Path.expanduser`, leaves `~x` alone where there is no user x
+    path = Path(text)
     try:
+        path = Path(os.path.expanduser(text))  # unlike `Path.expanduser`, leaves `~x` alone where there is no user x
         os.lstat(path)
     except ValueError:  # a zero byte, or half a character
         raise UsageError(f"{printable(str(text))[:80]}: no file or folder can have this name") from None

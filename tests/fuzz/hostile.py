@@ -74,14 +74,18 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def outcome(action: Callable[[], Any], *errors: type[Exception]) -> Any:
-    """What an action gives, or the message of an error that it is allowed to raise: `PmaeError` or one of `errors`."""
+def outcome(action: Callable[[], Any], *errors: type[Exception], typed: str = "") -> Any:
+    """What an action gives, or the error that it is allowed to raise: `PmaeError` or one of `errors`.
+
+    What was `typed` may stand in the message as it is: the command makes a line of it.
+    """
     with bounded():
         try:
             return action()
         except (PmaeError, *errors) as raised:
             error = raised
     message = plain_yaml.reason(error) if isinstance(error, YAMLError) else str(error)
+    message = message.replace(typed, "...") if typed else message
     assert message, "an error without a word"
     assert not any(character in message for character in "\n\r\0"), f"more than a line: {message!r}"
     assert len(message) <= LONGEST, f"{len(message)} characters: {message[:200]!r}"

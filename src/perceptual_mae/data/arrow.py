@@ -10,13 +10,15 @@ import pyarrow as pa
 
 from perceptual_mae.data.digest import digest
 from perceptual_mae.data.types import Item
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 _IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "tif", "tiff", "bytes", "pixels")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label", "category", "target")
+_DIGITS = 18
+"""Of a number that is written as text; what is longer is a name of digits."""
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("validation", "valid", "val", "test", "testing", "dev")
 
@@ -40,9 +42,10 @@ class ArrowSource:
         self._starts = [0, *accumulate(len(chunk) for chunk in chunks)]
         # Of a struct {bytes, path} either may be missing.
         structs = bool(chunks) and pa.types.is_struct(chunks[0].type)
-        fields = {field.name for field in chunks[0].type} if structs else set()
+        fields = {field.name: field.type for field in chunks[0].type} if structs else {}
         self._bytes = [chunk.field("bytes") if "bytes" in fields else chunk for chunk in chunks]
-        self._files = [chunk.field("path") for chunk in chunks] if "path" in fields else None
+        texts = fields.get("path") in {pa.string(), pa.large_string()}
+        self._files = [chunk.field("path") for chunk in chunks] if texts else None
 
     def __getstate__(self) -> dict[str, Any]:
         # Arrow arrays would be copied; the data set itself travels as the names of its files.
@@ -94,13 +97,14 @@ def image_column(spec: str, features: "Features") -> str:
     images += [name for name, feature in features.items() if name not in images and _holds_bytes(feature)]
     named = [name for name in _IMAGE_NAMES if name in images]
     if not images:
-        raise UsageError(f"{spec} has no column of images (columns: {', '.join(features)}): name one `image`")
+        there = printable(", ".join(features))[:300]
+        raise UsageError(f"{spec} has no column of images (columns: {there}): name one `image`")
     return named[0] if named else images[0]
 
 
 def _holds_bytes(feature: object) -> bool:
     if isinstance(feature, dict):
-        return "bytes" in feature and _holds_bytes(feature["bytes"])
+        feature = feature.get("bytes")
     return getattr(feature, "dtype", None) in {"binary", "large_binary"}
 
 
@@ -125,11 +129,14 @@ def _labels(dataset: "Dataset", column: str) -> tuple[np.ndarray | None, tuple[s
     if feature.dtype in {"string", "large_string"}:
         words = values.to_pylist()
         # Digits written as text are numbers: class 10 comes after class 9.
-        numeric = all(word is None or word.strip().isdigit() for word in words)
+        numeric = all(word is None or (word.strip().isdecimal() and len(word) <= _DIGITS) for word in words)
         present = sorted({word for word in words if word is not None}, key=int if numeric else str)
         label_of = {word: label for label, word in enumerate(present)}
         return np.array([label_of.get(word, -1) for word in words], np.int64), tuple(w.strip() for w in present)
-    numbers = values.cast(pa.int64()).fill_null(-1).to_numpy()
+    try:
+        numbers = np.maximum(values.cast(pa.int64()).fill_null(-1).to_numpy(), -1)
+    except pa.ArrowInvalid:  # beyond 63 bits: hashes or identifiers
+        return None, ()
     count = int(numbers.max(initial=-1)) + 1
     # A column of numbers that runs far above the number of rows holds identifiers, not classes.
     if count > max(len(numbers), 1):

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -95,12 +95,20 @@ def find_files(root: Path, suffixes: frozenset[str] | None) -> Iterator[str]:
         for entry in found:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is(entry.is_dir):
                 yield from walk(entry.path, f"{prefix}{entry.name}/")
-            elif (suffixes is None or os.path.splitext(entry.name)[1].lower() in suffixes) and entry.is_file():
+            elif (suffixes is None or os.path.splitext(entry.name)[1].lower() in suffixes) and _is(entry.is_file):
                 yield prefix + entry.name
 
     return walk(os.fspath(root), "")
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry of a folder is of a kind; a link into a folder that may not be entered is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _find_splits(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,16 +39,18 @@ def quietly() -> Iterator[None]:
     """Progress bars at a terminal only, and no log of what the libraries try again: what fails is said once, here."""
     import datasets
 
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     no_bars = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
     if no_bars:
         datasets.disable_progress_bars()
     try:
         yield
     finally:
-        hub.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if no_bars:
             datasets.enable_progress_bars()
 
@@ -63,7 +65,7 @@ def root_cause(error: BaseException) -> BaseException:
 def first_line(error: BaseException) -> str:
     """The first line of the error at the bottom of a chain: the one that names the cause."""
     lines = str(root_cause(error)).strip().splitlines()
-    return lines[0].strip().rstrip(".:") if lines else type(error).__name__
+    return printable(lines[0].strip().rstrip(".:"))[:300] if lines else type(error).__name__
 
 
 def as_strings(paths: list[Path]) -> list[str]:

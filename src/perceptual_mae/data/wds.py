@@ -3,15 +3,19 @@
 import glob
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from perceptual_mae.data.arrow import ArrowSource
 from perceptual_mae.data.folder import find_files
 from perceptual_mae.data.load import as_strings, load
 from perceptual_mae.data.splits import pick_files
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, printable
 
 SUFFIXES = frozenset({".tar"})
+_MOST = 100_000
+"""Shards that braces may come to: ImageNet-21k has two thousand."""
+_DIGITS = 18
 
 
 def open_shards(spec: str, split: str) -> ArrowSource | None:
@@ -24,7 +28,10 @@ def open_shards(spec: str, split: str) -> ArrowSource | None:
         UsageError: no such shard.
         PmaeError: a damaged shard.
     """
-    pattern = os.path.expanduser(spec.removeprefix("wds:"))
+    try:
+        pattern = os.path.expanduser(spec.removeprefix("wds:"))
+    except ValueError:  # a zero byte or half a character after `~`
+        raise UsageError(f"{printable(spec)}: no file can have this name") from None
     if os.path.isdir(pattern):
         root = Path(pattern)
         files = sorted(find_files(root, SUFFIXES))
@@ -43,23 +50,45 @@ def open_shards(spec: str, split: str) -> ArrowSource | None:
 
 
 def _matching(spec: str, pattern: str) -> list[str]:
-    if glob.has_magic(pattern):
-        return glob.glob(pattern)
+    try:
+        if glob.has_magic(pattern):
+            return glob.glob(pattern)
+    except ValueError:  # a zero byte or half a character, which no file can have in its name
+        return []
     if not os.path.isfile(pattern):
         raise UsageError(f"{spec}: there is no file {pattern}")
     return [pattern]
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a{00..02}` to `a00, a01, a02` and `a{b,c}` to `ab, ac`, as a shell does."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if not match:
-        return [pattern]
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if span:
-        first, last = span[1], span[2]
-        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    else:
-        choices = match[1].split(",")
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [whole for choice in choices for whole in expand_braces(before + choice + after)]
+    """`a{00..02}` to `a00, a01, a02` and `a{b,c}` to `ab, ac`, as a shell does.
+
+    Raises:
+        UsageError: it comes to more than a hundred thousand names.
+    """
+    expanded: list[str] = []
+    waiting = [pattern]
+    while waiting:
+        one = waiting.pop()
+        match = re.search(r"\{([^{}]*)\}", one)
+        if not match:
+            expanded.append(one)
+            continue
+        choices = _choices(match[1])
+        if len(expanded) + len(waiting) + len(choices) > _MOST:
+            raise UsageError(f"{printable(pattern)[:80]}: the braces come to more than {_MOST} names")
+        before, after = one[: match.start()], one[match.end() :]
+        waiting += [f"{before}{choice}{after}" for choice in reversed(choices)]
+    return expanded
+
+
+def _choices(text: str) -> Sequence[str]:
+    """What stands between braces, `00..02` or `b,c`; of a span that is too long as many names as are too many."""
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", text, re.ASCII)
+    if not span:
+        return text.split(",")
+    first, last = span[1], span[2]
+    if max(len(first), len(last)) > _DIGITS:
+        return [text] * (_MOST + 1)
+    numbers = range(int(first), int(last) + 1)[: _MOST + 1]
+    return [str(number).zfill(len(first)) for number in numbers]
