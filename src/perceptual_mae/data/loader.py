@@ -52,8 +52,9 @@ def train_loader(
             f"{source.name}: a batch of {plan.images_per_step} images cannot be shared by {world_size} processes x "
             f"{micro_batches} micro-batches: give more images, a larger batch or fewer processes"
         )
-    maker = TrainBatches(source, plan, image_size, channels, crop or CropConfig(), pieces, max_pixels)
-    requests = Requests(range(first_step, last_step), range(rank * micro_batches, (rank + 1) * micro_batches))
+    mine = range(rank * micro_batches, (rank + 1) * micro_batches)
+    maker = TrainBatches(source, plan, image_size, channels, crop or CropConfig(), pieces, max_pixels, mine)
+    requests = Requests(range(first_step, last_step), mine)
     return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
 
 
@@ -82,6 +83,8 @@ class TrainBatches:
     crop: CropConfig
     pieces: int
     max_pixels: int
+    mine: range
+    """The pieces of this process."""
 
     def __getitem__(self, request: tuple[int, int]) -> Batch | PmaeError:
         try:
@@ -94,7 +97,9 @@ class TrainBatches:
         indices = self.plan.indices(step)
         places = self.plan.piece(step, piece, self.pieces)
         if isinstance(self.plan, StreamPlan) and isinstance(self.source, Streamed):
-            self.source.expect(self.plan.units_at(step, places))
+            # For all pieces of the process: else each piece would let go of what the next one needs.
+            first, last = (self.plan.piece(step, one, self.pieces) for one in (self.mine[0], self.mine[-1]))
+            self.source.expect(self.plan.units_at(step, range(first.start, last.stop)))
         stream = generator(self.plan.seed, Stream.CROPS, step)
         # For the whole batch, then cut: the crops do not depend on the number of pieces.
         draws = draw_crops(len(indices), stream, self.crop, self.size).part(places.start, places.stop)

@@ -12,12 +12,14 @@ from perceptual_mae.augment.crops import CropConfig, center_crop_resize, crop_bo
 from perceptual_mae.data.choice import seeded_order
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.stream import BatchStream
-from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source
+from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, Streamed
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.seeds import Stream, generator
 
 CANDIDATES = 32
 """Images looked through, for each one wanted, to find different classes."""
+_TRIED = 10_000
+"""Images of a stream that are looked through for one that can be read."""
 PROBE_CROPS = CropConfig(scale=(0.08, 1.0))
 """What linear probes of the literature train on (He et al., arXiv 2111.06377)."""
 
@@ -29,13 +31,15 @@ def first_readable(source: Source, channels: int = 3, max_pixels: int = MAX_PIXE
         PmaeError: there is none, with the reason for the first.
     """
     first = None
-    for index in range(len(source)):
+    # Where nothing can be read a stream would be fetched to its end to say so.
+    tried = min(len(source), _TRIED) if isinstance(source, Streamed) else len(source)
+    for index in range(tried):
         item = source[index]
         try:
             return decode(item.data, channels, max_pixels)
         except BrokenImage as broken:
             first = first or f"{item.name}: {broken}"
-    raise PmaeError(f"no image in {source.name} could be read ({len(source)} tried); the first, {first}")
+    raise PmaeError(f"no image in {source.name} could be read ({tried} tried); the first, {first}")
 
 
 def eval_batches(

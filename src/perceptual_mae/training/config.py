@@ -28,7 +28,7 @@ class LoaderConfig:
     cache: str | None = free(None)
     cache_gib: float = free(50.0)
     timeout: float = free(30.0)
-    retries: int = free(5)
+    retries: int = free(8)
 
 
 @dataclass(frozen=True)

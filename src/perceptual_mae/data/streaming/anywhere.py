@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from perceptual_mae.data.streaming.reply import Facts, Lost, Refused, Reply
 from perceptual_mae.errors import PmaeError, UsageError
 
-_PART = 2**22
+_PART = 2**23
 """Bytes asked for at once: what has to come within the time limit."""
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),

@@ -90,8 +90,10 @@ class Cache:
             write(part)
             with says_where(self.folder):
                 flush_to_disk(part)
-                part.replace(self.folder / name)
-            held = self.hold(name)
+                # Held before it has its name: from then on others may throw out what nobody holds.
+                held = Held(self.folder / name, os.open(part, os.O_RDONLY))
+                fcntl.flock(held.descriptor, fcntl.LOCK_SH)
+                part.replace(held.path)
         self.make_room(0)
         return held
 
@@ -102,9 +104,8 @@ class Cache:
             total = sum(status.st_size for _, status in files)
             for path, status in files:
                 abandoned = path.suffix == ".part" and time.time() - status.st_mtime > _ABANDONED
-                if abandoned or (total + need > self.limit and path.suffix != ".part" and _unused(path)):
-                    path.unlink(missing_ok=True)
-                    total -= status.st_size
+                if abandoned or (total + need > self.limit and path.suffix != ".part"):
+                    total -= status.st_size if _thrown_out(path) else 0
 
     def clear(self) -> None:
         """Throw out everything that is not in use: the disk is full."""
@@ -161,16 +162,17 @@ class Cache:
             os.close(descriptor)
 
 
-def _unused(path: Path) -> bool:
-    """Whether nobody holds a file of the cache."""
+def _thrown_out(path: Path) -> bool:
+    """Remove a file of the cache unless somebody holds it; whoever is about to, waits, and sees that it has gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
         return True
-    except BlockingIOError:
+    except OSError:  # in use, or not ours
         return False
     finally:
         os.close(descriptor)

@@ -15,8 +15,9 @@ from perceptual_mae.seeds import Stream, mixed, permutation
 LANES = 16
 SHUFFLE_BUFFER = 16384
 _NEAR_TRIES = 8
-_FAR_TRIES = 4096
-"""Stand-ins for a broken image: drawn from its window first, in the end from anywhere."""
+_FAR_TRIES = 64
+_SMALL = 4096
+"""Stand-ins for a broken image: drawn from its window first, in the end from anywhere; all of a small stream's."""
 
 
 def plan_for(
@@ -105,7 +106,7 @@ class StreamPlan(SamplePlan):
         yield from self._epoch(epoch).samples(start + window + np.array(draws)).tolist()
         batch = self.indices(step).tolist()
         yield from batch[place + 1 :] + batch[:place]
-        stride = max(1, self.length // _FAR_TRIES)
+        stride = 1 if self.length <= _SMALL else self.length // _FAR_TRIES
         yield from ((index + far) % self.length for far in range(0, self.length, stride))
 
     def units_at(self, step: int, places: range) -> list[int]:

@@ -22,7 +22,7 @@ class StreamSettings:
     cache: str | None = None
     cache_gib: float = 50.0
     timeout: float = 30.0
-    retries: int = 5
+    retries: int = 8
 
     @classmethod
     def of(cls, loader: Any) -> "StreamSettings":

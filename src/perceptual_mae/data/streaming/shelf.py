@@ -6,13 +6,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from perceptual_mae.data.streaming.units import REMEMBERED, OpenUnit
+from perceptual_mae.data.streaming.units import NOTED, OpenUnit
 from perceptual_mae.data.types import BrokenImage
 from perceptual_mae.errors import PmaeError
 
 Open = Callable[[int, bool], OpenUnit | None]
 """Opens a unit by its number; False: None in place of waiting for another process. Raises BrokenImage."""
 
+REMEMBERED = 300.0
+"""Seconds for which a unit that could not be had is not asked for again."""
 HOPELESS = 8
 """Units in a row that cannot be had, after which it is not them that are broken."""
 _FEW = 8
@@ -37,7 +39,9 @@ class Shelf:
         self._process = os.getpid()
         self._units: OrderedDict[int, OpenUnit] = OrderedDict()
         self._failed: dict[int, tuple[float, str]] = {}
-        self._lost_in_a_row, self._last_reason = 0, ""
+        self._failed_ahead: dict[int, float] = {}
+        self._lost_in_a_row: set[int] = set()
+        self._last_reason = ""
         self._expected: list[int] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -59,7 +63,7 @@ class Shelf:
         opened = self._try(unit, wait=True)
         if opened is None:
             self._check_failed(unit)
-            raise BrokenImage("could not be fetched")
+            return self.get(unit)  # the thread has got it in this moment
         return opened
 
     def expect(self, units: Sequence[int]) -> None:
@@ -83,7 +87,7 @@ class Shelf:
     def _check_failed(self, unit: int) -> None:
         with self._changed:
             when, reason = self._failed.get(unit, (0.0, ""))
-            hopeless = self._lost_in_a_row >= HOPELESS
+            hopeless = len(self._lost_in_a_row) >= HOPELESS
         if hopeless:
             raise PmaeError(
                 f"{self._name}: {HOPELESS} shards in a row could not be read ({self._last_reason}); "
@@ -98,14 +102,18 @@ class Shelf:
             opened = self._open(unit, wait)
         except BrokenImage as broken:
             with self._changed:
-                self._failed[unit] = time.monotonic(), str(broken)
-                self._lost_in_a_row += 1
+                # What fails ahead of time may be there when it is needed.
+                if wait:
+                    self._failed[unit] = time.monotonic(), str(broken)
+                else:
+                    self._failed_ahead[unit] = time.monotonic()
+                self._lost_in_a_row.add(unit)
                 self._last_reason = str(broken)
             return None
         if opened is None:
             return None
         with self._changed:
-            self._lost_in_a_row = 0
+            self._lost_in_a_row.clear()
             self._failed.pop(unit, None)
             first = self._units.setdefault(unit, opened)
             self._units.move_to_end(unit)
@@ -126,18 +134,21 @@ class Shelf:
     def _work(self) -> None:
         while True:
             with self._changed:
-                missing = [unit for unit in self._expected if unit not in self._units and unit not in self._failed]
+                now = time.monotonic()
+                missing = [unit for unit in self._expected if unit not in self._units and self._may_come(unit, now)]
                 if not missing:
                     self._changed.wait()
                     continue
             for unit in missing:
                 try:
-                    done = self._try(unit, wait=False) is not None
-                except PmaeError as error:  # such as a full disk: whoever needs the unit meets it again, and says so
+                    if self._try(unit, wait=False) is not None:
+                        break
+                except PmaeError:  # such as a full disk: whoever needs the unit meets it again, and says so
                     with self._changed:
-                        self._failed[unit] = time.monotonic() - REMEMBERED, str(error)
-                    done = True
-                if done:
-                    break
+                        self._failed_ahead[unit] = time.monotonic()
             else:
-                time.sleep(_POLL)  # all of them are being fetched by others
+                time.sleep(_POLL)  # all of them are being fetched by others, or failed
+
+    def _may_come(self, unit: int, now: float) -> bool:
+        """Whether it has not failed a moment ago."""
+        return unit not in self._failed and now - self._failed_ahead.get(unit, -NOTED) >= NOTED

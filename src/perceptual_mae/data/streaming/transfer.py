@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,10 @@ _LONGEST_WAIT = 30.0
 _PROGRESS = 2**20
 """Bytes that count as progress: an attempt that brought as many is not one in vain."""
 _BLOCK = 2**20
+_SAID = 3
+"""Attempts in vain after which it is said that something is waited for."""
 Answer = TypeVar("Answer")
+_log = logging.getLogger(__name__)
 
 
 class Unavailable(PmaeError):  # noqa: N818 (what it says is true of the place, not of the program)
@@ -178,6 +182,8 @@ def _persistently(url: str, settings: StreamSettings, attempt: Callable[[], Answ
                 tries = f" ({in_vain} attempts)" if in_vain > 1 else ""
                 raise Unavailable(url, f"{lost}{tries}") from None
             longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** max(0, in_vain - 1))
+            if in_vain == _SAID:
+                _log.warning("%s: %s; trying again", shown(url), lost)
             # Not from a seeded stream: when a connection is tried again changes nothing of what is trained.
             time.sleep(max(random.uniform(longest / 2, longest), min(lost.after, 2 * _LONGEST_WAIT)))
 

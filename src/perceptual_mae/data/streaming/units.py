@@ -33,8 +33,8 @@ from perceptual_mae.errors import PmaeError
 
 LARGEST = 2**30
 """Bytes of an image file that is read into memory."""
-REMEMBERED = 300.0
-"""Seconds for which a unit that could not be had is not asked for again."""
+NOTED = 60.0
+"""Seconds for which all processes take the word of one that a unit could not be fetched."""
 _AT_ONCE = 8
 """Shards that are looked at together, when their samples have to be counted."""
 
@@ -135,8 +135,12 @@ def open_unit(
                 download(where, part, settings, size=size, md5=shard.md5, version=version, room=room)
             else:
                 images = read_images(_table(unit, cache, settings), unit.group, unit.leaf)
-                with says_where(cache.folder):
+                try:
                     write_images(images, part)
+                except OSError:  # most often a full disk
+                    cache.clear()
+                    with says_where(cache.folder):
+                        write_images(images, part)
         except Unavailable as error:
             cache.write_note(f"failed-{unit.key}", {"when": time.time(), "reason": error.reason})
             raise
@@ -176,7 +180,7 @@ def _file_key(shard: Shard, version: str) -> str:
 def _check_failed(unit: Unit, cache: Cache, since: float) -> None:
     """Raises Unavailable where another process has found so, a moment ago."""
     note = cache.note(f"failed-{unit.key}")
-    if isinstance(note, dict) and note.get("when", 0) > max(since, time.time() - REMEMBERED):
+    if isinstance(note, dict) and note.get("when", 0) > max(since, time.time() - NOTED):
         raise Unavailable(unit.shard.location, str(note.get("reason")))
 
 
