@@ -7,6 +7,7 @@ from typing import Literal
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import UsageError
 from perceptual_mae.paths import user_path
+from perceptual_mae.training.launch import adopt_slurm
 
 
 def make_parser() -> Parser:
@@ -50,6 +51,7 @@ def run(arguments: Sequence[str]) -> None:
     from perceptual_mae.training.memory import keep_freed_memory
 
     # What torchrun tells its processes.
+    adopt_slurm(os.environ)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(settings.device)
     workers = settings.workers

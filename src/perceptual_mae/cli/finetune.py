@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import UsageError, nearest
+from perceptual_mae.training.launch import adopt_slurm, is_main
 from perceptual_mae.transfer.config import CONFIGS
 
 HELP = """\
@@ -51,8 +52,8 @@ def run(arguments: Sequence[str]) -> None:
 
     from perceptual_mae.finetune import finetune
 
-    # Under torchrun one process speaks for all.
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    adopt_slurm(os.environ)
+    console = Console(stderr=True, quiet=not is_main(os.environ))
     path = finetune(config, console)
     console.print(f"report: {path / 'report.html'}", highlight=False)
     console.print(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.training.launch import adopt_slurm, is_main
 
 
 def make_parser() -> Parser:
@@ -27,8 +28,8 @@ def run(arguments: Sequence[str]) -> None:
 
     from perceptual_mae.api import pretrain
 
-    # Under torchrun one process speaks for all.
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    adopt_slurm(os.environ)
+    console = Console(stderr=True, quiet=not is_main(os.environ))
     path = pretrain(config, console)
     console.print(f"report: {path / 'report.html'}", highlight=False)
     console.print(f"encoder: {path / 'encoder.safetensors'} (timm names)", highlight=False)

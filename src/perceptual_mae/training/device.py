@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 from datetime import timedelta
 from typing import Any
@@ -71,6 +72,12 @@ def choose_precision(asked: str, device: str) -> str:
     if asked == "bf16" and device == "cuda" and not gpu_has_it:
         raise UsageError("--precision bf16: this GPU does not have it; use --precision fp32")
     return asked
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether what several processes did together failed because one of them is not there any more."""
+    gloo = "gloo" in str(error) and re.search("onnection|imed out|eer", str(error)) is not None
+    return isinstance(error, torch.distributed.DistError) or gloo
 
 
 def find_compiler() -> str | None:

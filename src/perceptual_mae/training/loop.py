@@ -1,6 +1,5 @@
 """The loop of every training run: steps, and everything on disk that a run needs to go on after any kill."""
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,23 +8,23 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perceptual_mae.data import SamplePlan, Skip, auto_workers
 from perceptual_mae.errors import PmaeError, WriteError
-from perceptual_mae.files import if_possible, write_atomically, writing
+from perceptual_mae.files import if_possible, writing
 from perceptual_mae.seeds import Stream, mixed
 from perceptual_mae.training import checkpoint, sharded
 from perceptual_mae.training.checkpoint import Checkpoint
 from perceptual_mae.training.config import TrainingSettings
+from perceptual_mae.training.device import is_lost_process
 from perceptual_mae.training.folder import Record, TrainingFolder
 from perceptual_mae.training.memory import OUT_OF_MEMORY, is_out_of_memory, peak_memory
 from perceptual_mae.training.meter import Meter, Stopwatch
 from perceptual_mae.training.progress import ProgressDisplay
 from perceptual_mae.training.schedule import learning_rate, total_steps
 from perceptual_mae.training.signals import Interrupted, StopNow, StopRequest
-from perceptual_mae.training.spikes import Spikes, buffers_of, put_back
+from perceptual_mae.training.spikes import Spikes, buffers_of, keep_batch, put_back, too_many
 from perceptual_mae.training.tally import NonFinite
 from perceptual_mae.training.trackers import track
 
@@ -183,11 +182,16 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             self.fit()
             state = "finished"
         except WriteError as error:
-            message = self.unwritten(error)
+            message = f"step {self.step} of {self.total}: {error}; {self.last()}"
             raise PmaeError(message) from None
         except PmaeError as error:
             message = str(error)
             raise
+        except RuntimeError as error:
+            if not (self.accelerator.num_processes > 1 and is_lost_process(error)):
+                raise
+            message = f"step {self.step + 1} of {self.total}: another process has ended; {self.last()}"
+            raise PmaeError(message) from None
         finally:
             if self.accelerator.is_main_process:
                 peak = peak_memory(self.accelerator.device)
@@ -226,8 +230,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """
         for optimizer, _ in self.optimizers.values():
             optimizer.zero_grad()
-        if self.spikes.in_a_row == 0:
-            self.keep(batches)
+        if self.spikes.in_a_row == 0 and self.accelerator.is_main_process:
+            keep_batch(self.run.path, self.step + 1, batches)
         verdict = self.spikes.another(self.settings.spikes)
         said = f"step {self.step + 1}: {finding}; the step is skipped"
         if verdict == "roll back":
@@ -241,7 +245,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             else:
                 verdict = "stop"
         if verdict == "stop":
-            raise self.stopped(finding)
+            raise too_many(self.step + 1, finding, self.spikes, self.run.checkpoints)
         if self.console is not None:
             self.console.print(said, highlight=False, markup=False)
 
@@ -358,30 +362,11 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         for name, (optimizer, _) in self.optimizers.items():
             sharded.load_optimizer(optimizer, found.training["optimizers"][name])
 
-    def keep(self, batches: Sequence[Made]) -> None:
-        """Write down the batch whose loss is not finite."""
-        if self.accelerator.is_main_process:
-            images = torch.cat([batch.images for batch in batches])
-            names = json.dumps([name for batch in batches for name in batch.names])
-            kept = self.run.path / f"failed-batch-{self.step + 1:08d}.safetensors"
-            with if_possible():
-                write_atomically(kept, lambda temporary: save_file({"images": images}, temporary, {"names": names}))
-
-    def stopped(self, finding: NonFinite) -> PmaeError:
-        """That losses which are not finite ended the run, and what to do."""
-        saved = [path.name for path in checkpoint.checkpoints(self.run.checkpoints)]
-        last = f"checkpoints/{saved[-1]} holds the last good weights" if saved else "there is no checkpoint yet"
-        often = f" ({self.spikes.in_a_row} in a row)" if self.spikes.in_a_row > 1 else ""
-        return PmaeError(
-            f"step {self.step + 1}: {finding}{often}; {last}, failed-batch-*.safetensors the batch that began it. "
-            "A lower --lr, --optimizer.clip-grad 1 or --precision fp32 (with another --out) may help"
-        )
-
-    def unwritten(self, error: WriteError) -> str:
-        """That the disk ended the run, what is saved, and how to go on."""
-        saved = [path.name for path in checkpoint.checkpoints(self.run.checkpoints)]
-        last = f"checkpoints/{saved[-1]} is whole" if saved else "nothing was saved before"
-        return f"step {self.step} of {self.total}: {error}; {last}: the same command goes on from there"
+    def last(self) -> str:
+        """From where the same command goes on."""
+        saved = checkpoint.checkpoints(self.run.checkpoints)
+        last = f"checkpoints/{saved[-1].name} is whole" if saved else "nothing was saved before"
+        return f"{last}: the same command goes on from there"
 
     def agreed(self, *numbers: int) -> list[int]:
         """The largest that any process has of each: all stop together, or none."""

@@ -5,14 +5,28 @@ themselves are to blame: they are put back to those of the last checkpoint, and 
 follow, as was done for PaLM (arXiv 2204.02311, section 5.1). Where that does not help either, the run ends.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from perceptual_mae.errors import PmaeError
+from perceptual_mae.files import if_possible, write_atomically
+from perceptual_mae.training.checkpoint import checkpoints
 from perceptual_mae.training.config import SpikeConfig
+from perceptual_mae.training.tally import NonFinite
+
+
+class Pictured(Protocol):
+    """Images and their names."""
+
+    images: Tensor
+    names: list[str]
 
 
 @dataclass
@@ -64,3 +78,25 @@ def put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
     """What `buffers_of` copied."""
     for buffer, copy in buffers:
         buffer.copy_(copy)
+
+
+def keep_batch(run: Path, step: int, batches: Sequence[Pictured]) -> None:
+    """Write the images of a step whose loss is not finite into its run folder, for whoever looks for the reason."""
+    images = torch.cat([batch.images for batch in batches])
+    names = json.dumps([name for batch in batches for name in batch.names])
+    with if_possible():
+        write_atomically(
+            run / f"failed-batch-{step:08d}.safetensors",
+            lambda temporary: save_file({"images": images}, temporary, {"names": names}),
+        )
+
+
+def too_many(step: int, finding: NonFinite, spikes: Spikes, folder: Path) -> PmaeError:
+    """That losses which are not finite ended a run with these checkpoints, and what to do."""
+    saved = checkpoints(folder)
+    last = f"checkpoints/{saved[-1].name} holds the last good weights" if saved else "there is no checkpoint yet"
+    often = f" ({spikes.in_a_row} in a row)" if spikes.in_a_row > 1 else ""
+    return PmaeError(
+        f"step {step}: {finding}{often}; {last}, failed-batch-*.safetensors the batch that began it. "
+        "A lower --lr, --optimizer.clip-grad 1 or --precision fp32 (with another --out) may help"
+    )
