@@ -127,6 +127,12 @@ def test_splits_by_the_words_in_their_names(tmp_path, quick):
         ("https://user:secret@127.0.0.1:9/*.tar?key=secret", UsageError, "a web server lists no files"),
         ("http://user:secret@127.0.0.1:9/a.tar?key=secret", PmaeError, "http://127.0.0.1:9/a.tar"),
         ("nowhere://x/a.tar", UsageError, "is no kind of address"),
+        ("http:///a.tar", PmaeError, "no host given"),
+        ("http://[::1/a.tar", PmaeError, "not an address"),
+        ("http://127.0.0.1:port/a.tar", PmaeError, "not an address"),
+        ("stream:a\0b.tar", UsageError, "there is no file a\\x00b.tar"),
+        ("stream:{1}.tar", UsageError, "there is no file"),
+        ("https://me:secret@h/{{0..999999999}}.tar", UsageError, "too many names"),
     ],
 )
 def test_wrong_specs_are_one_line_without_secrets(tmp_path, quick, spec, error, words):
@@ -140,7 +146,7 @@ def test_wrong_specs_are_one_line_without_secrets(tmp_path, quick, spec, error, 
     (tmp_path / "noindex" / "index.json").write_text("[1, 2]")
     write_index(tmp_path / "other", [{"url": "a.tar", "nsamples": -1}])
     with pytest.raises(error) as raised:
-        opened(spec.format(tmp_path), quick)
+        opened(spec.format(tmp_path, "x" * 5000), quick)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "secret" not in str(raised.value)

@@ -66,7 +66,11 @@ def find_shards(spec: str, split: str, settings: StreamSettings) -> list[Shard] 
     named = unquote(urlsplit(named).path) if named.startswith("file://") else os.path.expanduser(named)
     if not named:
         raise UsageError(f"{spec} is empty: give {_FORMS}")
-    entries = [entry for one in expand_braces(named) for entry in _entries(spec, one, settings)]
+    try:
+        expanded = expand_braces(named)
+    except UsageError:
+        raise UsageError(f"{shown(spec)}: the braces come to too many names") from None
+    entries = [entry for one in expanded for entry in _entries(spec, one, settings)]
     entries = sorted({entry.location: entry for entry in entries}.values(), key=lambda entry: entry.location)
     if not entries:
         raise UsageError(f"{shown(spec)} names no shard: give {_FORMS}")

@@ -2,6 +2,8 @@
 
 import base64
 import http.client
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -98,7 +100,9 @@ def _translated(timeout: float) -> Iterator[None]:
             raise Lost(words, after=float(later) if later.isdigit() else 0.0) from None
         raise Refused(words) from None
     except urllib.error.URLError as error:
-        raise _lost(error.reason if isinstance(error.reason, Exception) else error, timeout) from None
+        if not isinstance(error.reason, Exception):  # a text is about the address: no host, no such protocol
+            raise Refused(str(error.reason)) from None
+        raise _lost(error.reason, timeout) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _lost(error, timeout) from None
 
@@ -109,5 +113,8 @@ def _lost(error: Exception, timeout: float) -> Lost | Refused:
     words = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, (ValueError, http.client.InvalidURL)) and not isinstance(error, OSError):
         return Refused(f"not an address: {words}")
-    certificate = type(error).__name__ == "SSLCertVerificationError"
-    return Refused(f"its certificate is not trusted ({words})") if certificate else Lost(words)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refused(f"its certificate is not trusted ({error.verify_message})")
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+        return Refused("there is no host of this name")
+    return Lost(words)
