@@ -23,6 +23,7 @@ FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shel
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.hub.load", "torch.jit.load"),
     *("torch.hub.load_state_dict_from_url", "pd.read_pickle", "pandas.read_pickle", "np.fromregex"),
+    "dcp.FileSystemReader",  # its `.metadata` is a pickle
     *("yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "tempfile.mktemp"),
 }
 ALLOWED = {

@@ -3,6 +3,7 @@
 import argparse
 import io
 import random
+import re
 import struct
 import zlib
 from collections import Counter
@@ -151,5 +152,5 @@ def trained(folder: Path, made: dict[str, str], batch: int, out: Path) -> dict[s
 
 
 def _kind(reason: str) -> str:
-    """A reason without its numbers."""
-    return "".join("#" if letter.isdigit() else letter for letter in reason).replace("##", "#")[:60]
+    """A reason without numbers and bytes of one file alone."""
+    return re.sub(r"\d+", "#", reason.split(": it starts with", maxsplit=1)[0])
