@@ -5,6 +5,7 @@ listed below: a module is a stand-in that keeps its state, a tensor is a note of
 name is refused. The numbers are read from the archive afterwards, when nothing of the pickle runs any more.
 """
 
+import errno
 import io
 import math
 import pickle
@@ -57,8 +58,12 @@ def read_module(path: Path, classes: Collection[str]) -> dict[str, Tensor]:
             raise PmaeError(f"{path}: {what}; nothing of it was executed")
         with zipfile.ZipFile(path) as archive:
             return dict(_Reader(path, archive, classes).read())
-    except (PmaeError, OSError):
+    except PmaeError:
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which is to look for a part of the archive before its beginning
+            raise
+        raise PmaeError(f"{path}: damaged: a part of it lies nowhere; nothing of it was executed") from error
     except Exception as error:  # what the bytes of a damaged or hostile file raise is anybody's guess
         reason = f"{type(error).__name__}: {ascii(str(error))[1:80]}"
         raise PmaeError(f"{path}: damaged, or no pickled module ({reason}); nothing of it was executed") from error

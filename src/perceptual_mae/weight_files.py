@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from perceptual_mae.errors import printable
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -39,7 +41,8 @@ def read(path: Path) -> WeightFile:
             with safe_open(path, framework="pt") as tensors:
                 return WeightFile({name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata() or {})  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"damaged, or no safetensors file ({str(error).splitlines()[0]})") from error
+            reason = printable(" ".join(str(error).split()))[:200]
+            raise ValueError(f"damaged, or no safetensors file ({reason})") from error
     try:
         # Training checkpoints of MAE and DINO have the flags of their run in a namespace, which is plain values too.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -51,9 +51,9 @@ def used(spec: str) -> None:
 
 # -- names -------------------------------------------------------------------------------------------------------------
 
-PREFIXED = st.builds(
-    lambda prefix, rest: prefix + rest, st.sampled_from(["", "wds:", "wds:a/", "hub:", "./", "~", "s3://"]), odd_text
-)
+PREFIXES = st.sampled_from(["", "wds:", "wds:a/", "hub:", "./", "~", "s3://"])
+PREFIXED = st.builds(str.__add__, PREFIXES, odd_text).filter(lambda spec: not re.fullmatch(r"(wds:)?[./~*]*", spec))
+"""Without what names the whole disk."""
 
 
 @fuzz(120)
@@ -225,7 +225,7 @@ def tar(members: list[tuple[str, bytes]]) -> bytes:
 
 
 GOOD_SHARD = tar([("0.png", PNG), ("0.cls", b"1"), ("1.png", PNG), ("1.cls", b"0")])
-MEMBER_NAMES = ("0.png", "0.cls", "1.png", "1.jpg", "0.json", "0.npy", "0.txt", "../x.png", "/etc/x.png", ".png", "a")
+MEMBER_NAMES = ("0.png", "0.cls", "1.png", "1.jpg", "0.json", "0.npy", "0.txt", "../x.png", "/etc/x.png", ".png")
 MEMBER_DATA = (PNG, b"", b"1", b"x", b"{", b"[" * 5000, b"\x80\x04N.", b"\x93NUMPY\x01\0", b"9" * 5000)
 MEMBERS = st.lists(
     st.tuples(st.sampled_from(MEMBER_NAMES) | odd_text.filter(str.isprintable), st.sampled_from(MEMBER_DATA)),

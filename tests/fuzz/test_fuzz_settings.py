@@ -29,7 +29,7 @@ DOCUMENTS = (
     *("", "null", "3", "[]", "{}", "? [1, 2]\n: x", "{1: 2}", "null: null", "- data: photos", "---\na: 1\n---\nb: 2"),
     *("data: &x [*x]", "data: &x {a: *x}", "optimizer: &x {optimizer: *x}", LAUGHS, f"{LAUGHS}\ntask: *a39"),
     *(f"{LAUGHS}\ndata: *a39", f"{LAUGHS}\noptimizer: {{betas: *a39}}", f"{LAUGHS}\nmodel: *a39\ndata: photos"),
-    *("[" * 1500, "{a: " * 5000, "- " * 5000, "data: " + "[" * 800 + "]" * 800),
+    *("[" * 500, "{a: " * 5000, "- " * 5000, "data: " + "[" * 800 + "]" * 800),
     *("data: 2001-99-99", "data: !!int x", "data: !!float x", "data: !!binary x", "data: !!python/object:os.system x"),
     *("data: !!timestamp x", "seed: " + "9" * 5000, "seed: 0x" + "f" * 9999, "lr: 1:2:3:4:5:6", "data: a\ndata: b"),
     *("seed: .inf", "lr: .nan\ndata: photos", "<<: 3", "<<: [1]", "a: *nowhere", "%YAML 9.9\n---\n", "data: \ud800"),
@@ -71,7 +71,7 @@ YAML = st.one_of(
 )
 
 
-@fuzz(60)
+@fuzz(40)
 @given(content=YAML)
 def test_a_run_folder(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -124,7 +124,7 @@ VALUES = st.one_of(
 )
 
 
-@fuzz(40)
+@fuzz(20)
 @given(given_flags=st.lists(st.tuples(st.sampled_from(FLAGS), VALUES), min_size=1, max_size=3))
 @example([("--image-size", "9" * 5000)])
 @example([("--image-size", "٣٢x٣٢")])
@@ -144,7 +144,7 @@ def test_flags(given_flags: list[tuple[str, str]]) -> None:
     outcome(use)
 
 
-@fuzz(25)
+@fuzz(8)
 @given(words=st.lists(odd_text, max_size=4))
 @example(["pretrain", "\ud800"])
 @example(["\x1b[31m"])

@@ -23,6 +23,8 @@ from perceptual_mae.pretrain.build import trained_model
 from perceptual_mae.pretrain.folder import RunFolder, is_run
 
 FORMS = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME, random:SIZE/PATCH or pixels:SIDE"
+_MOST_CHANNELS = 10_000
+"""What has more numbers is no mean of channels."""
 _SEED = 0
 """Of random weights: a floor that is the same for everybody."""
 _Opened = tuple[Encoder, str]
@@ -124,8 +126,11 @@ def _from_file(path: Path, size: _Size) -> _Opened:
     if not found.tensors:
         raise PmaeError("it holds no weights by name")
     tensors = dict(found.tensors)
+    pixels = {name: tensors.pop(name) for name in ("mean", "std") if name in tensors}
     given: dict[str, list[float]] = {
-        name: tensors.pop(name).flatten().tolist() for name in ("mean", "std") if name in tensors
+        name: tensor.flatten().tolist()
+        for name, tensor in pixels.items()
+        if tensor.is_floating_point() and tensor.numel() <= _MOST_CHANNELS
     }
     given |= {name: values for name in ("mean", "std") if (values := _numbers(file.metadata.get(name)))}
     trained = _numbers(file.metadata.get("image_size"))

@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, words
+from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, shape, words
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
 from perceptual_mae.models.sizes import SIZES
 
@@ -19,6 +19,17 @@ _HEADS = {size.embed_dim: size.num_heads for size in SIZES.values()} | {1152: 16
 """Heads of widths that are no multiple of 64 or have fewer: they cannot be seen in the weights. (The last three are
 published: SO-400M, giant and gigantic.)"""
 _NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+_DIMENSIONS = {
+    "patch_embed.proj.weight": 4,
+    "pos_embed": 3,
+    "cls_token": 3,
+    "reg_token": 3,
+    "register_tokens": 3,
+    "blocks.0.attn.qkv.weight": 2,
+    "blocks.0.mlp.fc1.weight": 2,
+    "blocks.0.mlp.fc2.weight": 2,
+}
+"""Of the tensors off which the architecture is read; none of them is empty."""
 _OTHER_KINDS = ("norm_pre.", "dist_token", "rope", "rel_pos")
 """What transformers have that compute something else between the same layers."""
 
@@ -73,6 +84,9 @@ def vit(
         SizeError: an image size that does not fit its patches, or none where it was not trained on square images.
         ValueError: a tensor is missing or of another shape than the others say.
     """
+    for name, count in _DIMENSIONS.items():
+        if name in tensors and (tensors[name].ndim != count or not tensors[name].numel()):
+            raise NoVitError(f"no plain Vision Transformer: {name} is {shape(tensors[name])}")
     tensors = _timm_names(tensors)
     if missing := [name for name in _NEEDED if name not in tensors]:
         few = ", ".join(list(tensors)[:2])

@@ -148,7 +148,14 @@ def _rank(path: str) -> int:
 
 
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    """Those that have numbers, and the same layout as those of a network: no sparse, quantised or meta ones."""
+    return {
+        str(name): value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized)
+    }
 
 
 def _old_grids(tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, tuple[int, int]]:

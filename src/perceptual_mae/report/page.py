@@ -52,7 +52,7 @@ def write_page(template: str, styles: Sequence[str], values: Mapping[str, Any]) 
         lstrip_blocks=True,
     )
     script = _own(environment, "report.js")
-    return environment.get_template(template).render(
+    page = environment.get_template(template).render(
         style=Markup("").join(_own(environment, name) for name in styles),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -60,6 +60,8 @@ def write_page(template: str, styles: Sequence[str], values: Mapping[str, Any]) 
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         **values,
     )
+    # Half a character, which JSON can hold and UTF-8 cannot, is a question mark.
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _own(environment: Environment, name: str) -> Markup:

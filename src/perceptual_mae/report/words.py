@@ -7,8 +7,10 @@ UNKNOWN = "–"
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """A finite int or float (not a bool)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite float, or an int that could be one (not a bool): JSON can hold whole numbers of hundreds of digits."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 1 << 63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def number(value: Any) -> str:

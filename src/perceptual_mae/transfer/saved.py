@@ -12,13 +12,16 @@ from timm.models import VisionTransformer
 
 from perceptual_mae import __version__
 from perceptual_mae.encoders.fit import fit
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, printable
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.task_network import TaskNetwork
 from perceptual_mae.paths import user_path
 from perceptual_mae.pretrain.folder import is_run
 from perceptual_mae.transfer.folder import MODEL
 from perceptual_mae.transfer.task import Learnt
+
+_LARGEST = 100_000
+"""Classes, channels, pixels of a side or layers of a network; it has far fewer."""
 
 
 def save_finetuned(learnt: Learnt, path: Path, measured: Mapping[str, float]) -> Path:
@@ -80,13 +83,28 @@ def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Lear
         raise UsageError(f"{file} holds no fine-tuned network: give the {MODEL} of a run of `pmae finetune`")
     try:
         description = json.loads(metadata["description"])
+        _check_numbers(description)
         network = _builders()[task](description)
         fit(network, tensors)
         classes = tuple(map(str, json.loads(metadata["classes"])))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise PmaeError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what timm makes of a description that is none is anybody's guess
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PmaeError(f"{file} is damaged: {printable(reason)[:200]}") from error
     network.eval().requires_grad_(False)
     return Learnt(task, network.to(device), classes, description)
+
+
+def _check_numbers(description: Any) -> None:
+    """Refuse what would keep timm building for days: a network of millions of blocks.
+
+    Raises:
+        ValueError: there is such a number.
+    """
+    if isinstance(description, dict | list):
+        for part in description.values() if isinstance(description, dict) else description:
+            _check_numbers(part)
+    elif isinstance(description, int | float) and not abs(description) <= _LARGEST:
+        raise ValueError(f"a number in its description is larger than {_LARGEST}")
 
 
 def _builders() -> dict[str, Callable[[Mapping[str, Any]], TaskNetwork]]:
