@@ -146,6 +146,26 @@ def test_a_run_folder_holds_no_secret_and_a_new_signature_continues_it(tmp_path:
     assert SECRET not in str(error.value)
 
 
+def test_a_comparison_keeps_a_secret_only_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perceptual_mae.measure import comparison
+
+    file = tmp_path / "settings" / "run.yaml"
+    while_it_trains: list[tuple[bool, int]] = []
+
+    class Process:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            while_it_trains.append((SECRET in file.read_text(), file.stat().st_mode & 0o077))
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(comparison.subprocess, "Popen", Process)
+    assert comparison.train(signed(tmp_path / "run", 1), tmp_path, None) is None
+    assert while_it_trains == [(True, 0)]
+    assert SECRET not in file.read_text()
+    assert "wds:https://host/{0..9}.tar" in file.read_text()
+
+
 def test_messages_and_reports_hold_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from perceptual_mae.report.html import write_report
 

@@ -91,9 +91,10 @@ def train(settings: PretrainConfig, folder: Path, console: Console | None) -> st
         return None
     file = folder / "settings" / f"{Path(settings.out).name}.yaml"
     told, shared = to_dict(settings), public(to_dict(settings))
-    write_text(file, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    write_text(file, yaml.safe_dump(shared, sort_keys=False, allow_unicode=True))
     if told != shared:
-        file.chmod(0o600)  # nobody else reads the password in it
+        file.chmod(0o600)  # before the password is in it: nobody else reads that
+        file.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     command = [sys.executable, "-m", "perceptual_mae.cli.main", "pretrain", "--config", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=None if console else subprocess.DEVNULL)
     try:
