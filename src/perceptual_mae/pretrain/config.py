@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from perceptual_mae.augment.settings import CropConfig
-from perceptual_mae.errors import UsageError, nearest
+from perceptual_mae.errors import UsageError, nearest, printable
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.settings import free
 from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, image_side
@@ -178,7 +178,8 @@ class PretrainConfig:
         from perceptual_mae.methods import METHODS
 
         if self.method not in METHODS:
-            raise UsageError(f"--method {self.method}: there are {', '.join(METHODS)}{nearest(self.method, METHODS)}")
+            named = printable(self.method)[:60]
+            raise UsageError(f"--method {named}: there are {', '.join(METHODS)}{nearest(self.method, METHODS)}")
         method = METHODS[self.method]
         height, width = self.size
         patch, pieces, rows = self.patch_size, self.optimizer.accumulate, method.rows
