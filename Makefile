@@ -5,7 +5,7 @@ DEMO   ?= runs/demo
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs clean
 
 demo: $(STAMP)                       ## pre-train a small ViT on real photographs and write its report
 	$(BIN)/pmae demo --out $(DEMO)
@@ -25,6 +25,9 @@ format: $(STAMP)
 bench: $(STAMP)                      ## the figures this project promises, as JSON
 	$(BIN)/python -m benchmarks
 
+docs: $(STAMP)                       ## the documentation site, in site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "perceptual-mae needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,4 +35,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache .mypy_cache
