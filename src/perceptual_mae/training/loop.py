@@ -258,7 +258,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
     def milestone(self) -> str | None:
         """The epoch that has just ended, where its checkpoint is kept for ever."""
         steps = self.settings.checkpoint.milestones * self.plan.steps_per_epoch
-        return f"epoch {self.step // self.plan.steps_per_epoch}" if steps and self.step % steps == 0 else None
+        ended = steps and self.step and self.step % steps == 0
+        return f"epoch {self.step // self.plan.steps_per_epoch}" if ended else None
 
     def rate(self, step: int, peak: float) -> float:
         """Learning rate of the step that comes after `step` steps; all networks warm up and come to rest together."""
