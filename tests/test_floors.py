@@ -15,7 +15,7 @@ FLOORS = (
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
-    {"api", "attention_maps", "measure", "finetune", "predict", "doctor", "cli", "app"},
+    {"api", "attention_maps", "estimate", "measure", "finetune", "predict", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
@@ -38,6 +38,7 @@ NEIGHBOURS = {
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains
     ("measure", "attention_maps"),
+    ("cli", "estimate"),
     ("cli", "measure"),
     ("cli", "api"),
     ("cli", "finetune"),

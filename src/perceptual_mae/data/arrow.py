@@ -125,7 +125,8 @@ def _labels(dataset: "Dataset", column: str) -> tuple[np.ndarray | None, tuple[s
     feature = dataset.features[column]
     values = dataset.data.column(column)
     if isinstance(feature, ClassLabel):
-        return values.fill_null(-1).to_numpy().astype(np.int64), tuple(feature.names)
+        known = values.fill_null(-1).to_numpy().astype(np.int64)
+        return np.where((known >= 0) & (known < len(feature.names)), known, -1), tuple(feature.names)
     if feature.dtype in {"string", "large_string"}:
         words = values.to_pylist()
         # Digits written as text are numbers: class 10 comes after class 9.

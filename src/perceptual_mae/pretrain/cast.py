@@ -10,6 +10,7 @@ from perceptual_mae.augment.ada_control import AdaController
 from perceptual_mae.losses.path_length import PathLength
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.pretrain.build import (
     build_discriminator,
     build_discriminator_optimizer,
@@ -45,8 +46,14 @@ class Cast:
     step: TrainingStep
 
 
-def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
+def build_cast(config: PretrainConfig, accelerator: Accelerator, fixed: FixedNetwork | None = None) -> Cast:
     """Networks on their device with initial weights, optimisers and the step of a run.
+
+    Args:
+        config: of the run.
+        accelerator: devices, precision and processes.
+        fixed: the loss network of a method that has one, if it is not to be opened; what it looks like to those who
+            only count.
 
     Raises:
         UsageError: settings that do not fit each other, or a loss network that is not there.
@@ -79,9 +86,8 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator) -> Cast:
         alternating = config.discriminator.update == "alternating"
         lens = Opponent(accelerator, player, model.scales, config.batch_size, alternating, ada)
     elif method.loss_network:
-        fixed = open_loss_network(
-            config.loss_network, method.loss_network, config.size, config.pixels.channels, config.loss_network_size
-        ).to(device)
+        asked = (config.loss_network, method.loss_network, config.size, config.pixels.channels)
+        fixed = (fixed or open_loss_network(*asked, config.loss_network_size)).to(device)
         modules["loss_network"] = fixed
         lens = FixedLens(accelerator, fixed)
     path = None

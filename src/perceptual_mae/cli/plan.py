@@ -1,0 +1,41 @@
+"""`pmae plan`."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from perceptual_mae.cli.parser import Parser
+from perceptual_mae.estimate.config import PlanConfig
+from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.settings import from_dict
+
+SET_HERE = {"data", "out", "val_data", "sharding"}
+"""Settings of the training that the plan has its own of, or does not need."""
+
+
+def make_parser() -> Parser:
+    """The command's flags: those of the plan, and of `pmae pretrain`."""
+    parser = Parser("plan", "What a pre-training run will take: time, memory, reading, disk, network. Trains nothing.")
+    parser.add_class_arguments(PlanConfig, as_group=False, skip={"pretrain"})
+    parser.add_class_arguments(PretrainConfig, as_group=False, skip=SET_HERE)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Count, measure, and print the plan."""
+    values = make_parser().parse(arguments).as_dict()
+    own = {field.name: values.pop(field.name) for field in fields(PlanConfig) if field.name in values}
+    config = PlanConfig(pretrain=from_dict(PretrainConfig, {**values, "data": own["data"] or ""}), **own)
+    config.check()
+
+    from rich.console import Console
+
+    from perceptual_mae.estimate.plan import plan
+    from perceptual_mae.estimate.table import show
+    from perceptual_mae.files import write_json
+
+    with Console(stderr=True).status("") as status:
+        made = plan(config, status.update)
+    show(made, Console())
+    if config.json is not None:
+        write_json(Path(config.json), made.to_dict())

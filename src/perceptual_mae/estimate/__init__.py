@@ -1,0 +1,1 @@
+"""What a pre-training run will take, before a cluster is paid for."""
