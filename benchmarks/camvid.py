@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--loss-network", default=loss_network())
     parser.add_argument("--out", default=None, help="folder of the runs; default: a temporary one")
     parser.add_argument("--pretrain-epochs", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--layer-decay", type=float, default=0.9)
     parser.add_argument("--drop-path", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=1)
