@@ -310,6 +310,8 @@ def _core_words(given: Given) -> str:
 def _link_words(config: PlanConfig) -> str:
     if config.gpus == 1:
         return "one GPU sends nothing"
+    if config.gpus <= config.gpus_per_node:
+        return "over the links within a node, from the data sheet"
     return f"{config.network:g} Gbit/s between nodes of {config.gpus_per_node} (--network)"
 
 
