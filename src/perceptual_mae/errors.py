@@ -7,9 +7,15 @@ from pathlib import Path
 
 
 class PmaeError(Exception):
-    """A failure the user should read as one line, without a traceback. The command ends with exit code 1."""
+    """A failure the user should read as one line, without a traceback. The command ends with exit code 1.
+
+    One line it is whatever the names in it hold.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(" ".join(super().__str__().splitlines()))
 
 
 class UsageError(PmaeError):
@@ -46,7 +52,7 @@ class WriteError(PmaeError, OSError):
         self._line = f"{path} cannot be written: {reason.lower()}" + (f"; {remedy}" if remedy else "")
 
     def __str__(self) -> str:
-        return self._line
+        return printable(self._line)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.errors import WriteError
+from perceptual_mae.errors import PmaeError, WriteError
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ def writing(path: Path) -> Iterator[None]:
     outer = sys.exception()  # what is being handled already has nothing to do with this
     try:
         yield
-    except WriteError:
-        raise
+    except PmaeError:
+        raise  # it says already what it is
     except Exception as error:
         found = _system_error(error, outer)
         if found is None:

@@ -20,7 +20,8 @@ FREE = {
     *("out", "epochs", "max_steps", "device", "workers", "save_every", "loader.max_pixels"),
     *(f"log.{name}" for name in ("every", "pictures", "picture_images", "validate_every", "validation_images")),
     *(f"log.{name}" for name in ("knn_every", "knn_images", "tensorboard")),
-    *("checkpoint.minutes", "checkpoint.keep", "checkpoint.milestones"),
+    *("checkpoint.minutes", "checkpoint.keep", "checkpoint.milestones", "spikes.patience", "spikes.rollbacks"),
+    *("sharding", "loader.cache", "loader.cache_gib", "loader.timeout", "loader.retries"),
 }
 """Settings that do not change which training it is."""
 
