@@ -45,7 +45,7 @@ NEIGHBOURS = {
     ("cli", "predict"),
     ("cli", "attention_maps"),
     ("cli", "doctor"),
-    ("app", "api"),
+    ("cli", "app"),
 }
 """The only imports within a floor."""
 LONGEST = 400

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from perceptual_mae.evaluate.attention import cls_attention, has_cls, mass_threshold, pick_heads
+from perceptual_mae.evaluate.attention import cls_attention, has_cls, mass_threshold, patch_attention, pick_heads
 from perceptual_mae.models.encoder import Encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -89,6 +89,24 @@ def test_equals_the_softmax_written_out(kind: str, block: int, images: Tensor) -
         expected = rows[:, :, prefix:].mean(axis=1).reshape(4, 4, 6)
         assert expected.max() > 1.5 * expected.mean() > 0  # not uniform
         np.testing.assert_allclose(found[n].numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("patch", [(0, 0), (1, 4), (3, 5)])
+def test_a_patch_looks_with_its_own_query(kind: str, patch: tuple[int, int], images: Tensor) -> None:
+    encoder = vit(**KINDS[kind])
+    found = patch_attention(encoder, images, patch, 1)
+    tokens = inputs_of_attention(encoder, images, 1)
+    prefix = tokens.shape[1] - 24
+    for n in range(2):
+        row = by_hand(encoder.network.blocks[1].attn, tokens[n])[:, prefix + patch[0] * 6 + patch[1]]
+        np.testing.assert_allclose(found[n].numpy(), row[:, prefix:].reshape(4, 4, 6), atol=2e-6)
+
+
+@pytest.mark.parametrize("patch", [(4, 0), (0, 6), (-1, 0), (0, -1)])
+def test_no_patch_outside_of_the_image(patch: tuple[int, int], images: Tensor) -> None:
+    with pytest.raises(ValueError, match="the-vit has 4 x 6 patches: none in row"):
+        patch_attention(vit(), images, patch)
 
 
 def test_values_are_probabilities_and_leave_out_what_is_no_patch(images: Tensor) -> None:

@@ -33,21 +33,52 @@ def cls_attention(encoder: Encoder, images: Tensor, block: int = -1) -> Tensor:
     Raises:
         ValueError: a network without such attention, a block that it does not have, or images of another shape.
     """
+    prefix = _prefix(encoder)
+    return _attention(encoder, images, block, slice(0, 1) if has_cls(encoder) else slice(prefix, None))
+
+
+def patch_attention(encoder: Encoder, images: Tensor, patch: tuple[int, int], block: int = -1) -> Tensor:
+    """How the token of one patch spreads its attention over the patches: as `cls_attention`, from another query.
+
+    Args:
+        encoder: a Vision Transformer.
+        images: `(B, C, H, W)` in [0, 1], of the encoder's size.
+        patch: its row and column, from 0.
+        block: counted from 0 or, negative, from the end.
+
+    Returns:
+        `(B, heads, rows, columns)` float32 in [0, 1].
+
+    Raises:
+        ValueError: no such patch; and as `cls_attention`.
+    """
+    (row, column), (rows, columns) = patch, encoder.grid
+    if not (0 <= row < rows and 0 <= column < columns):
+        raise ValueError(f"{encoder.name} has {rows} x {columns} patches: none in row {row}, column {column}")
+    place = _prefix(encoder) + row * columns + column
+    return _attention(encoder, images, block, slice(place, place + 1))
+
+
+def _attention(encoder: Encoder, images: Tensor, block: int, queries: slice) -> Tensor:
+    """The mean over some tokens of how they spread their attention over the patches: `(B, heads, rows, columns)`."""
     layer = attention_layer(encoder, block)
-    prefix = int(getattr(encoder.network, "num_prefix_tokens", 0))
-    first, last = (0, 1) if has_cls(encoder) else (prefix, None)
-    rows, columns = encoder.grid
+    prefix, (rows, columns) = _prefix(encoder), encoder.grid
     tokens = prefix + rows * columns
     found: list[Tensor] = []
 
     def keep(attention: Tensor) -> None:
         if attention.shape[1:] != (layer.num_heads, tokens, tokens):
             raise ValueError(f"{encoder.name}: the attention of block {block} is not one map a head over all patches")
-        found.append(attention[:, :, first:last, prefix:].float().mean(dim=2))
+        found.append(attention[:, :, queries, prefix:].float().mean(dim=2))
 
     with torch.no_grad(), _watched(layer, keep):
         encoder(images)
     return found[0].unflatten(-1, (rows, columns))
+
+
+def _prefix(encoder: Encoder) -> int:
+    """Tokens before those of the patches."""
+    return int(getattr(encoder.network, "num_prefix_tokens", 0))
 
 
 def has_cls(encoder: Encoder) -> bool:

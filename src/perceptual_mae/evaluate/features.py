@@ -214,7 +214,7 @@ def encoded(
         pin_memory=on_gpu,
     )
     for batch in stream:
-        vectors = _vectors(encoder, batch.images, reading.block)
+        vectors = image_vectors(encoder, batch.images, reading.block)
         finite = vectors.isfinite().all(dim=1)
         if not finite.all():
             name = batch.names[int(finite.long().argmin())]
@@ -223,8 +223,14 @@ def encoded(
 
 
 @torch.inference_mode()
-def _vectors(encoder: Encoder, images: Tensor, block: int | None) -> Tensor:
-    """`(B, C, H, W)` uint8 to `(B, 2D)` float32 on the CPU; B may be 0."""
+def image_vectors(encoder: Encoder, images: Tensor, block: int | None) -> Tensor:
+    """Images `(B, C, H, W)` uint8 to vectors `(B, 2D)` float32 on the CPU: [CLS], then the mean of the patch tokens.
+
+    Args:
+        encoder: bf16 where it is on a GPU that has it.
+        images: of the encoder's size; B may be 0.
+        block: as in `Encoder`; None: the output of the network.
+    """
     if not len(images):
         return torch.empty(0, 2 * encoder.embed_dim)
     device = encoder.mean.device
