@@ -52,7 +52,7 @@ def settings(method: str, options: argparse.Namespace) -> PretrainConfig:
 def stepper(method: str, options: argparse.Namespace) -> tuple[Cast, Callable[[int], Any]]:
     """The players of a method, and a function that takes the step with a number."""
     config = settings(method, options)
-    accelerator = make_accelerator(config.device, config.precision, out=config.out)
+    accelerator = make_accelerator(config.device, config.precision)
     cast = build_cast(config, accelerator)
     device, batch = accelerator.device, options.batch
     images = torch.rand(batch, 3, *config.size, device=device)

@@ -1,6 +1,7 @@
 """What the commands do, as functions: pre-train, draw reconstructions, write the report, run the demonstration."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from perceptual_mae.report.run_folder import is_finetuning
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.device import choose_device, describe_machine, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory
-from perceptual_mae.training.trackers import tracking
+from perceptual_mae.training.trackers import check_installed, track_picture, tracking
 
 EXPECTATION_IMAGES = 256
 """Images that the loss of a model that has learnt nothing is measured on."""
@@ -47,13 +48,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         PmaeError: data that cannot be read, a loss that is not finite, an interruption (everything is saved).
     """
     config.check()
-    accelerator = make_accelerator(
-        config.device,
-        config.precision,
-        out=config.out,
-        compiled=config.compile,
-        tensorboard=config.log.tensorboard,
-    )
+    check_installed(config.log.trackers)
+    accelerator = make_accelerator(config.device, config.precision, compiled=config.compile)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     main = accelerator.is_main_process
@@ -63,7 +59,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
     try:
         accelerator.wait_for_everyone()
         pictured, names = some_images(config, validation or train, config.log.picture_images)
-        observers = observers_for(config.log, pictured, names)
+        observers = observers_for(config.log, pictured, names, partial(track_picture, accelerator))
         trainer = Trainer(run, train, validation, accelerator, observers, console)
         said = trainer.resume()
         if trainer.over:
@@ -159,7 +155,7 @@ def facts(
 def _fit(trainer: Trainer, main: bool) -> None:
     """Train, and leave a report that says how it ended."""
     try:
-        with tracking(trainer.accelerator, trainer.step) if main else nullcontext():
+        with tracking(trainer.accelerator, trainer.run, trainer.step) if main else nullcontext():
             trainer.fit_and_tell()
     finally:
         if main:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.report.finetuned import Pictures, write_finetuned_report
 from perceptual_mae.training.device import describe_machine, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory
-from perceptual_mae.training.trackers import tracking
+from perceptual_mae.training.trackers import check_installed, track_picture, tracking
 from perceptual_mae.transfer.config import FinetuneConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
 from perceptual_mae.transfer.loop import FinetuneLoop
@@ -34,7 +35,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
         PmaeError: an encoder or data that cannot be read, a loss that is not finite, an interruption (all is saved).
     """
     config.check()
-    accelerator = make_accelerator(config.device, config.precision, out=config.out, tensorboard=config.log.tensorboard)
+    check_installed(config.log.trackers)
+    accelerator = make_accelerator(config.device, config.precision)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     main = accelerator.is_main_process
@@ -43,7 +45,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
     run = FinetuneFolder.claim(config, write=main)
     try:
         accelerator.wait_for_everyone()
-        observers = [Pictures(config.log.pictures, config.seed)]
+        observers = [Pictures(config.log.pictures, config.seed, partial(track_picture, accelerator))]
         loop = FinetuneLoop(run, task, accelerator, observers, console)
         said = loop.resume()
         if loop.over:
@@ -96,7 +98,7 @@ def facts(loop: FinetuneLoop, task: Task, told: Sequence[str], accelerator: Acce
 def _fit(loop: FinetuneLoop, main: bool) -> None:
     """Train, and leave a report that says how it ended."""
     try:
-        with tracking(loop.accelerator, loop.step) if main else nullcontext():
+        with tracking(loop.accelerator, loop.run, loop.step) if main else nullcontext():
             loop.fit_and_tell()
     finally:
         if main:

@@ -12,7 +12,7 @@ from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
 from perceptual_mae.files import if_possible
 from perceptual_mae.pretrain.config import LogConfig
 from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
-from perceptual_mae.report.figures import reconstruction_grid, save
+from perceptual_mae.report.figures import Show, reconstruction_grid, save, unseen
 from perceptual_mae.seeds import Stream
 from perceptual_mae.training.schedule import spread
 
@@ -20,8 +20,8 @@ from perceptual_mae.training.schedule import spread
 class Pictures:
     """Reconstructions of the same images under the same masks, from before the first step on."""
 
-    def __init__(self, images: Tensor, names: Sequence[str], count: int) -> None:
-        self.images, self.names, self.count = images, names, count
+    def __init__(self, images: Tensor, names: Sequence[str], count: int, show: Show = unseen) -> None:
+        self.images, self.names, self.count, self.show = images, names, count, show
 
     def due(self, moment: Moment) -> bool:
         """At the beginning, then at steps in equal ratios up to the last."""
@@ -32,7 +32,7 @@ class Pictures:
         seen = look(moment.model, self.images, moment.run.config.mask_ratio, moment.run.config.seed)
         figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=self.names)
         with if_possible():
-            save(figure, moment.run.figures / f"reconstruction-{moment.step:08d}.png")
+            self.show(save(figure, moment.run.figures / f"reconstruction-{moment.step:08d}.png"), moment.step)
         return {}
 
 
@@ -88,10 +88,10 @@ def some(source: Source, count: int, moment: Moment) -> BatchStream[Batch]:
     )
 
 
-def observers_for(log: LogConfig, images: Tensor, names: Sequence[str]) -> list[Observer]:
+def observers_for(log: LogConfig, images: Tensor, names: Sequence[str], show: Show = unseen) -> list[Observer]:
     """The observers that the settings ask for; `images` `(n, C, H, W)` are the ones that pictures show."""
     return [
-        Pictures(images, names, log.pictures),
+        Pictures(images, names, log.pictures, show),
         Validation(log.validation_images, log.validate_every),
         NearestNeighbours(log.knn_images, log.validation_images, log.knn_every),
     ]

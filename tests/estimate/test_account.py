@@ -84,7 +84,7 @@ def test_flop_of_every_method_against_real_steps(method: str) -> None:
 
     settings = config(method=method, ada=AdaConfig(start=0.3))
     cost = count(settings, "fp32")
-    accelerator = make_accelerator("cpu", "fp32", out="")
+    accelerator = make_accelerator("cpu", "fp32")
     cast = build_cast(settings, accelerator)
     kinds, cycle, patience = kinds_of(cast), cycle_of(cast), patience_of(cast)
     part, total = micro_batch(settings, cast, 4), 0.0
@@ -132,7 +132,7 @@ from perceptual_mae.training.schedule import Clock
 method, images = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 config = PretrainConfig(data="", method=method, model="micro", image_size=64, patch_size=8, ada=AdaConfig(start=0.3))
-accelerator = make_accelerator("cpu", "fp32", out="")
+accelerator = make_accelerator("cpu", "fp32")
 def take(cast, images):
     part, cycle = micro_batch(config, cast, images), cycle_of(cast)
     for kind in kinds_of(cast):

@@ -102,7 +102,7 @@ def test_every_term_gives_the_decoder_a_gradient_and_what_it_looks_through_none(
     make_config: MakeConfig, settings: Callable[..., dict[str, Any]], method: str, architecture: str
 ) -> None:
     config = make_config(**settings(method, architecture))
-    cast = build_cast(config, make_accelerator(config.device, config.precision, out=config.out))
+    cast = build_cast(config, make_accelerator(config.device, config.precision))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     part = MicroBatch(images, torch.rand(4, 16))
     for term in cast.step.terms:

@@ -47,7 +47,7 @@ def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings
         "losses": LossesConfig(adversarial_balance=None, feature_balance=None),
     }
     config = make_config(method=method, **(usual | settings))
-    return build_cast(config, make_accelerator(config.device, config.precision, out=config.out))
+    return build_cast(config, make_accelerator(config.device, config.precision))
 
 
 def batch(cast: Cast, count: int = 8, parts: int = 1) -> list[MicroBatch]:

@@ -19,7 +19,7 @@ from perceptual_mae.settings import differences, from_dict, to_dict
 FREE = {
     *("out", "epochs", "max_steps", "device", "workers", "save_every", "loader.max_pixels"),
     *(f"log.{name}" for name in ("every", "pictures", "picture_images", "validate_every", "validation_images")),
-    *(f"log.{name}" for name in ("knn_every", "knn_images", "tensorboard")),
+    *(f"log.{name}" for name in ("knn_every", "knn_images", "tensorboard", "trackers", "project")),
     *("checkpoint.minutes", "checkpoint.keep", "checkpoint.milestones", "spikes.patience", "spikes.rollbacks"),
     *("sharding", "loader.cache", "loader.cache_gib", "loader.timeout", "loader.retries"),
 }

@@ -26,7 +26,7 @@ Make = Callable[..., ClassificationConfig]
 
 def train(config: ClassificationConfig, change: Callable[[Task], None] = lambda task: None) -> FinetuneLoop:
     """A run from where it stands to its end."""
-    accelerator = make_accelerator(config.device, config.precision, out=config.out)
+    accelerator = make_accelerator(config.device, config.precision)
     task, _ = open_task(config)
     change(task)
     run = FinetuneFolder.claim(config)

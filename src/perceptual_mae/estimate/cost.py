@@ -91,7 +91,7 @@ def count(config: PretrainConfig, precision: str) -> StepCost:
     config = replace(config, device="cpu", precision=precision, compile=False, sharding="ddp")  # type: ignore[arg-type]
     if METHODS[config.method].adversary is not None:  # as it is half-way: with augmentations at work
         config = replace(config, ada=replace(config.ada, start=0.3))
-    accelerator = make_accelerator("cpu", precision, out=config.out)
+    accelerator = make_accelerator("cpu", precision)
     with accounting() as accountant:
         cast = build_cast(config, accelerator, loss_network(config))
         taken = _Steps(config, cast, accountant)

@@ -10,7 +10,7 @@ from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest, printable
 from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.settings import free
-from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, image_side
+from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, Tracker, image_side
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class LogConfig:
         knn_every: epochs between k-nearest-neighbour classifications of the validation images; 0: never. Needs labels.
         knn_images: training images whose neighbours vote.
         tensorboard: write TensorBoard files beside metrics.jsonl.
+        trackers: tell these as well: wandb, mlflow, trackio; each needs its package, and where it sends things is
+            for its own environment variables to say.
+        project: what trackers file the run under.
     """
 
     every: int = free(20)
@@ -72,6 +75,8 @@ class LogConfig:
     knn_every: float = free(0.0)
     knn_images: int = free(5000)
     tensorboard: bool = free(True)
+    trackers: tuple[Tracker, ...] = free(())
+    project: str = free("perceptual-mae")
 
 
 @dataclass(frozen=True)

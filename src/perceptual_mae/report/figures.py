@@ -4,7 +4,7 @@ Figures have a transparent ground and mid-grey words, so the same PNG reads on a
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from perceptual_mae.report.pictures import Box, Images, Mosaic, hide, mosaic, to
 WORDS = "#7a7f87"
 DPI = 100
 TITLES = ("Original", "Masked", "Reconstruction", "Pasted back")
+Show = Callable[[Path, int], None]
+"""Told of a picture that was drawn after so many steps."""
 BEFORE_AFTER_TITLES = ("Original", "Masked", "Before training", "After training")
 
 
@@ -64,6 +66,10 @@ def save(figure: Figure, path: Path) -> Path:
         # File names come in every script; a font without one of their letters draws a box, and that is fine.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
         return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=figure.dpi))
+
+
+def unseen(picture: Path, step: int) -> None:
+    """Nobody else is told of a picture."""
 
 
 def _masked(originals: Images, masks_shown: Images) -> Images:

@@ -12,7 +12,7 @@ from perceptual_mae.report import finetuned_story as words
 from perceptual_mae.report import story
 from perceptual_mae.report.confusion import confusion_figure
 from perceptual_mae.report.embed import embed
-from perceptual_mae.report.figures import save
+from perceptual_mae.report.figures import Show, save, unseen
 from perceptual_mae.report.film import Frame, film
 from perceptual_mae.report.overlay import SCORE, likely
 from perceptual_mae.report.page import drawing, write_page
@@ -43,10 +43,11 @@ class Pictures:
     Args:
         count: images; 0: none are drawn.
         seed: of their choice.
+        show: who else is told of a picture.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+    def __init__(self, count: int, seed: int, show: Show = unseen) -> None:
+        self.count, self.seed, self.show = count, seed, show
 
     def __call__(self, evaluated: "Evaluated", task: "Task", run: "FinetuneFolder") -> None:
         """Draw `figures/predictions-<step>.png`; of the best network so far `results.json` and the confusion, too."""
@@ -55,7 +56,7 @@ class Pictures:
             predictions = predicted(evaluated.network, samples)
             figure = prediction_grid(samples, predictions, task.train.classes)
             with if_possible():
-                save(figure, run.figures / f"predictions-{evaluated.step:08d}.png")
+                self.show(save(figure, run.figures / f"predictions-{evaluated.step:08d}.png"), evaluated.step)
         if evaluated.best:
             write_json(run.path / RESULTS, results_of(evaluated, task))
             confusion = confusion_of(task)

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 from perceptual_mae.errors import UsageError
 from perceptual_mae.settings import free
 
+Tracker = Literal["wandb", "mlflow", "trackio"]
+
 
 @dataclass(frozen=True)
 class LoaderConfig:
@@ -78,6 +80,21 @@ class LogSettings(Protocol):
     @property
     def every(self) -> int:
         """Steps between lines of metrics.jsonl."""
+        ...
+
+    @property
+    def tensorboard(self) -> bool:
+        """Whether TensorBoard files are written."""
+        ...
+
+    @property
+    def trackers(self) -> tuple[Tracker, ...]:
+        """Which trackers are told as well."""
+        ...
+
+    @property
+    def project(self) -> str:
+        """What trackers file the run under."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, and with which trackers: accelerate set up from the settings."""
+"""Where a run computes, and in which precision: accelerate set up from the settings."""
 
 import os
 import platform
@@ -15,17 +15,13 @@ from accelerate.utils import InitProcessGroupKwargs
 from perceptual_mae.errors import UsageError
 
 
-def make_accelerator(
-    device: str, precision: str, *, out: str, compiled: bool = False, tensorboard: bool = False
-) -> Accelerator:
+def make_accelerator(device: str, precision: str, *, compiled: bool = False) -> Accelerator:
     """Accelerate's view of this process, also under `torchrun` and `accelerate launch`.
 
     Args:
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
-        out: the run folder, for trackers.
         compiled: whether the run is to be compiled.
-        tensorboard: whether to write TensorBoard files.
 
     Raises:
         UsageError: the device or precision that was asked for is not there.
@@ -39,8 +35,6 @@ def make_accelerator(
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with="tensorboard" if tensorboard else None,
-        project_dir=out,
         step_scheduler_with_optimizer=False,
         # One process evaluates while the others wait: PyTorch's ten minutes are too few for a large validation set.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError
 from perceptual_mae.settings import free, from_dict
-from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, image_side
+from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, Tracker, image_side
 from perceptual_mae.transfer.recipe import RECIPES, Recipe
 
 
@@ -42,12 +42,17 @@ class FinetuneLogConfig:
         evaluate_every: epochs between evaluations on the validation images; the end of the run is always one.
         pictures: validation images whose predictions are drawn at each evaluation; 0: none.
         tensorboard: write TensorBoard files beside metrics.jsonl.
+        trackers: tell these as well: wandb, mlflow, trackio; each needs its package, and where it sends things is
+            for its own environment variables to say.
+        project: what trackers file the run under.
     """
 
     every: int = free(20)
     evaluate_every: float = free(1.0)
     pictures: int = free(12)
     tensorboard: bool = free(True)
+    trackers: tuple[Tracker, ...] = free(())
+    project: str = free("perceptual-mae")
 
 
 @dataclass(frozen=True)
