@@ -66,7 +66,8 @@ class Studio:
         """The image that somebody picked.
 
         Args:
-            picked: JSON, `{"example": number}` or `{"name": text, "data": base64}`.
+            picked: JSON, `{"example": number}` or `{"name": text, "size": bytes, "data": base64}`; without data where
+                the page knows already that it is too large.
 
         Raises:
             RefusedError: it cannot be read.
@@ -84,20 +85,20 @@ class Studio:
             if isinstance(asked.get("example"), int) and 0 <= asked["example"] < len(self.examples):
                 item = self.examples[asked["example"]]
                 return item.data, item.name
-            name, text = asked["name"], asked["data"]
-            if len(text) > self.max_bytes * 4 / 3 + 4:
+            name = str(asked["name"])
+            if asked["size"] > self.max_bytes or len(asked["data"]) > self.max_bytes * 4 / 3 + 4:
                 raise RefusedError(f"{name}: larger than {self.max_bytes / 1e6:g} MB (see --max-upload)")
-            return base64.b64decode(text, validate=True), str(name)
+            return base64.b64decode(asked["data"], validate=True), name
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
             raise RefusedError("pick an example, or drop an image") from error
 
-    def thumbnails(self) -> list[dict[str, str]]:
+    def thumbnails(self) -> list[tuple[str, str]]:
         """The examples as the page draws them: name and picture."""
         shown = []
         for item in self.examples:
             image = see(item.data, item.name, [self._thumbnail], self.max_pixels).crops[self._thumbnail]
             assert isinstance(image, Tensor)
-            shown.append({"name": item.name, "picture": markup.data_uri(markup.to_picture(image))})
+            shown.append((item.name, markup.data_uri(markup.to_picture(image))))
         return shown
 
     @property
@@ -121,19 +122,15 @@ class Studio:
         run = min(seeing or self.runs, key=lambda run: run.model.num_patches)
         return run, run.board(photograph)
 
-    def board_props(self, photograph: Photograph) -> dict[str, str]:
-        """The board's picture, and its grid as `rows,columns`."""
+    def board_picture(self, photograph: Photograph) -> tuple[str, tuple[int, int]]:
+        """The board's picture as an address, empty if there is none to show, and its grid."""
         run, board = self.board(photograph)
-        return _props(photograph.crops[run.view], board.grid)
+        return _address(photograph.crops[run.view]), board.grid
 
     def draw_mask(self, photograph: Photograph, mask_ratio: float, seed: int) -> str:
         """A random mask of the board, see `masks.to_text`."""
         grid = self.board(photograph)[1].grid
         return to_text(random_mask(grid, min(max(mask_ratio, 0.0), 0.99), seed))
-
-    def is_mask(self, photograph: Photograph, text: str) -> bool:
-        """Whether a text is a mask of the board."""
-        return from_text(text, self.board(photograph)[1].grid) is not None
 
     def paintings(self, photograph: Photograph, mask: str) -> list[Painting | str]:
         """What every run makes of the image, or why it makes nothing of it.
@@ -168,10 +165,10 @@ class Studio:
                 return looker
         raise RefusedError("there is no such encoder")
 
-    def looker_props(self, photograph: Photograph, name: str) -> dict[str, str]:
+    def looker_picture(self, photograph: Photograph, name: str) -> tuple[str, tuple[int, int]]:
         """The picture to click on, and the encoder's grid. Raises RefusedError as `looker`."""
         looker = self.looker(name)
-        return _props(photograph.crops[looker.view], looker.encoder.grid)
+        return _address(photograph.crops[looker.view]), looker.encoder.grid
 
     def show_attention(self, photograph: Photograph, name: str, patch: str, block: int) -> str:
         """Where an encoder looks from a patch (`row,column`; anything else is the class token), by head, as HTML.
@@ -260,6 +257,5 @@ def open_studio(
     )
 
 
-def _props(crop: Tensor | str, grid: tuple[int, int]) -> dict[str, str]:
-    picture = "" if isinstance(crop, str) else markup.data_uri(markup.to_picture(crop))
-    return {"picture": picture, "grid": f"{grid[0]},{grid[1]}"}
+def _address(crop: Tensor | str) -> str:
+    return "" if isinstance(crop, str) else markup.data_uri(markup.to_picture(crop))

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "write what a fine-tuned network says of images",
     "attention": "draw where encoders look",
     "embed": "write features of images to a parquet file",
+    "app": "a local web page: hide part of an image, see what runs make of it",
     "compare": "train several methods on your images, measure them, write one report",
     "report": "write the report.html of a run anew",
     "figures": "draw how the method works: `pmae figures ada` shows the augmentations",
