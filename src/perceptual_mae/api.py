@@ -13,6 +13,7 @@ from torch import Tensor
 from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import Source, StreamSettings, first_readable, fixed_images, open_source
+from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluate.reconstruction import expected_losses, look
 from perceptual_mae.files import if_possible
@@ -61,7 +62,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         pictured, names = some_images(config, validation or train, config.log.picture_images)
         observers = observers_for(config.log, pictured, names, partial(track_picture, accelerator))
         trainer = Trainer(run, train, validation, accelerator, observers, console)
-        said = trainer.resume()
+        said = "; ".join(filter(None, (trainer.resume(), begin(trainer))))
         if trainer.over:
             said += ": nothing is left to do; more --epochs extend the run"
         if console is not None and main:
@@ -76,6 +77,25 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
     finally:
         accelerator.end_training()
         run.close()
+
+
+def begin(trainer: Trainer) -> str:
+    """Give a run that has no checkpoint the weights that it is to start from, where the settings name some.
+
+    Returns:
+        what was loaded, for the user.
+
+    Raises:
+        UsageError, PmaeError: see `encoders.initial.start_from`.
+    """
+    config = trainer.config
+    if config.init is None or trainer.step:
+        return ""
+    with trainer.accelerator.main_process_first():  # the others find in the hub's cache what the first has fetched
+        model = build_model(config)
+        told = start_from(model, config.init, own_pixels=config.pixels.mean is not None)
+    trainer.start_from(model)
+    return told
 
 
 def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:

@@ -92,6 +92,7 @@ class PretrainConfig:
         architecture: generator of the row, where it has two: msg-mae has U-Net skips; default: the row's first.
         loss_network: fixed network that dvae-p and timm-p look through: dvae:FILE, timm:NAME or timm:NAME:FILE.
         loss_network_size: side of the images that it sees, in pixels; default: those of the model.
+        init: weights to start from: timm:NAME, timm:NAME:FILE, hub:USER/NAME, a weights file or a run; default: random.
         model: size of the Vision Transformer.
         image_size: side of the images in pixels, or HEIGHTxWIDTH.
         patch_size: side of a patch in pixels.
@@ -116,6 +117,7 @@ class PretrainConfig:
     architecture: Literal["mae", "msg-mae"] | None = None
     loss_network: str | None = None
     loss_network_size: int | None = None
+    init: str | None = None
     model: Literal["micro", "tiny", "small", "base", "large", "huge"] = "base"
     image_size: int | str = 224
     patch_size: int = 16

@@ -26,7 +26,7 @@ from perceptual_mae.seeds import Stream, generator
 from perceptual_mae.training.folder import Record
 from perceptual_mae.training.loop import TrainingLoop
 from perceptual_mae.training.schedule import Clock
-from perceptual_mae.training.sharded import is_cut, whole, whole_state
+from perceptual_mae.training.sharded import is_cut, load_network, whole, whole_state
 
 
 class Trainer(TrainingLoop[RunFolder, Batch]):
@@ -68,6 +68,10 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
     def improve(self, batches: Sequence[Batch]) -> dict[str, float]:
         """See `TrainingLoop.improve`."""
         return self.take_step(self.on_device(batches), Clock(self.step, self.plan.steps_per_epoch))
+
+    def start_from(self, model: MaskedAutoencoder) -> None:
+        """Put other initial weights, those of a model of the same sizes, in the place of random ones."""
+        load_network(self.model, model.state_dict())
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

@@ -121,6 +121,8 @@ class TrainingFolder(Generic[Config]):
 
     def rewind(self, step: int) -> None:
         """Forget metrics of steps after `step`: they will come again."""
+        if not self.metrics.exists():
+            return  # a run that has not begun yet, and may still be begun otherwise
         kept = [record for record in self.records() if record["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 

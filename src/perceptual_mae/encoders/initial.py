@@ -1,0 +1,109 @@
+"""Weights to start from: somebody's encoder, and its decoder where there is one, into a model that is to be trained."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from perceptual_mae import weight_files
+from perceptual_mae.encoders.open import open_encoder
+from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.models import SIZES, MaskedAutoencoder
+from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.models.weights import unwrap
+from perceptual_mae.paths import user_path
+from perceptual_mae.pretrain.build import trained_model
+from perceptual_mae.pretrain.folder import RunFolder, is_run
+
+_FIXED = ("decoder_pos_embed", "mean", "std")
+"""Of a decoder's state: what is no weight, and belongs to the size of the model's own images."""
+
+
+def start_from(model: MaskedAutoencoder, spec: str, own_pixels: bool = False) -> str:
+    """Fill a model with published weights, in place.
+
+    All of the encoder is filled, position embeddings of another grid resampled; all of the decoder where the weights
+    have one of the same sizes, else none of it.
+
+    Args:
+        model: on the CPU, with its initial weights.
+        spec: an encoder argument as in `load_encoder`: a run, a file, `timm:NAME`, `hub:USER/NAME`.
+        own_pixels: keep the model's mean and std; else those that the weights were trained with are taken.
+
+    Returns:
+        what was loaded, for the user.
+
+    Raises:
+        UsageError: no such encoder, or one of other sizes; the message names the settings that fit.
+        PmaeError: weights that cannot be read or had.
+    """
+    try:
+        encoder, matched = open_encoder(spec, model.image_size)
+    except PmaeError as error:
+        words = str(error).removeprefix(f"ENCODER {spec}: ").removeprefix("--image-size: ")
+        raise type(error)(f"--init {spec}: {words.removeprefix(f'ENCODER {spec}: ')}") from error
+    _check(model, encoder, spec)
+    weights = {name: tensor for name, tensor in encoder.network.state_dict().items() if not name.startswith("head")}
+    decoder = _decoder_of(spec, model)
+    model.load_state_dict(weights | decoder, strict=False)
+    if not own_pixels:
+        model.mean.copy_(encoder.mean)
+        model.std.copy_(encoder.std)
+    return f"starting from {spec}: {matched}; {'the decoder too' if decoder else 'the decoder starts anew'}"
+
+
+def _check(model: MaskedAutoencoder, encoder: Encoder, spec: str) -> None:
+    """Whether an encoder is one of the model's: the same tensors, which mean the same.
+
+    Raises:
+        UsageError: it is not.
+    """
+    own = {name: tensor.shape for name, tensor in model.encoder_state_dict().items()}
+    given = {
+        name: tensor.shape for name, tensor in encoder.network.state_dict().items() if name.split(".")[0] != "head"
+    }
+    if not encoder.depth or own.keys() & given.keys() == set():
+        raise UsageError(f"--init {spec}: {encoder.name} is no Vision Transformer")
+    first: Any = model.blocks[0]
+    sizes = (model.embed_dim, len(model.blocks), first.attn.num_heads, model.patch_size, model.in_channels)
+    heads = encoder.network.blocks[0].attn.num_heads
+    others = (encoder.embed_dim, encoder.depth, heads, encoder.patch_size, encoder.in_channels)
+    if sizes != others:
+        raise UsageError(
+            f"--init {spec}: its encoder is {_words(*others)}, the run's {_words(*sizes)}; {_advice(*others)}"
+        )
+    if strangers := sorted(given.keys() - own.keys()):
+        raise UsageError(
+            f"--init {spec}: it has {strangers[0]}, which the encoder of a masked autoencoder does not have"
+        )
+    if wrong := sorted(name for name, shape in own.items() if given.get(name) != shape):
+        raise UsageError(f"--init {spec}: its {wrong[0]} is missing or of another shape than the run's")
+
+
+def _words(width: int, depth: int, heads: int, patch: int, channels: int) -> str:
+    return f"vit {width}/{depth}/{heads} with patches of {patch} and {channels} channels"
+
+
+def _advice(width: int, depth: int, heads: int, patch: int, channels: int) -> str:
+    named = [n for n, size in SIZES.items() if (size.embed_dim, size.depth, size.num_heads) == (width, depth, heads)]
+    if not named:
+        return f"no --model is of its size: there are {', '.join(SIZES)}"
+    return f"give --model {named[0]} --patch-size {patch}" + (f" --pixels.channels {channels}" if channels != 3 else "")
+
+
+def _decoder_of(spec: str, model: MaskedAutoencoder) -> dict[str, Tensor]:
+    """The weights of a decoder under the model's names; empty where there is none of its sizes."""
+    path = user_path(spec)
+    encoder = model.encoder_state_dict()
+    own = {n: t.shape for n, t in model.state_dict().items() if n not in encoder and n not in _FIXED}
+    tensors = _all_tensors(path)
+    found = {name: tensors[name] for name, shape in own.items() if name in tensors and tensors[name].shape == shape}
+    return found if len(found) == len(own) else {}
+
+
+def _all_tensors(path: Path) -> dict[str, Tensor]:
+    if is_run(path):
+        return trained_model(RunFolder.read(path))[0].state_dict()
+    if path.is_file():
+        return unwrap(weight_files.read(path).state).tensors
+    return {}
