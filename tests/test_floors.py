@@ -15,7 +15,7 @@ FLOORS = (
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretrain", "encoders", "evaluate", "transfer"},
     {"report", "export", "hub", "observers"},
-    {"api", "attention_maps", "estimate", "measure", "finetune", "predict", "doctor", "cli", "app"},
+    {"api", "python_api", "attention_maps", "estimate", "measure", "finetune", "predict", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
@@ -37,6 +37,9 @@ NEIGHBOURS = {
     ("transfer", "evaluate"),  # how classification is scored
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
     ("observers", "report"),  # pictures of a run that trains
+    ("python_api", "api"),
+    ("python_api", "attention_maps"),
+    ("python_api", "measure"),
     ("measure", "attention_maps"),
     ("cli", "estimate"),
     ("cli", "measure"),

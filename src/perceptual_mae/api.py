@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
@@ -203,19 +204,35 @@ def reconstruct(
     seed: int = 0,
     device: str = "auto",
 ) -> Path:
-    """Draw original / masked / reconstruction / pasted for some images (figure 2 of the paper).
+    """Write what `draw_reconstructions` draws to `out`, a PNG; default: `figures/reconstruct.png` in the run folder.
+
+    Returns:
+        the picture's path.
+
+    Raises:
+        UsageError, PmaeError: no run, no checkpoint, no readable image.
+    """
+    figure = draw_reconstructions(run, data, count, mask_ratio, seed, device)
+    return save(figure, Path(out) if out else RunFolder.read(run).figures / "reconstruct.png")
+
+
+def draw_reconstructions(
+    run: Path | str,
+    data: str | None = None,
+    count: int = 8,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Figure:
+    """Original / masked / reconstruction / pasted of some images (figure 2 of the paper).
 
     Args:
         run: a run folder.
         data: a data argument; default: the validation images of the run, or its training images.
-        out: PNG to write; default: `figures/reconstruct.png` in the run folder.
         count: images.
         mask_ratio: share of patches removed; default: the run's.
         seed: of the choice of images and of the masks.
         device: auto, cpu or cuda.
-
-    Returns:
-        the picture's path.
 
     Raises:
         UsageError, PmaeError: no run, no checkpoint, no readable image.
@@ -236,8 +253,7 @@ def reconstruct(
     first_readable(source, channels, limit)
     images, names = fixed_images(source, count, image_size=config.size, channels=channels, seed=seed, max_pixels=limit)
     seen = look(model.to(choose_device(device)), images, ratio, seed)
-    figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
-    return save(figure, Path(out) if out else folder.figures / "reconstruct.png")
+    return reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
 
 
 def demo_config(out: str) -> PretrainConfig:

@@ -31,7 +31,39 @@ def attention(
     out: Path | str | None = None,
     device: str = "auto",
 ) -> Path:
-    """Draw where encoders look in some images (figure 3 of the paper).
+    """Write what `draw_attention` draws to `out`, a PNG.
+
+    Its default is `figures/attention.png` in the first run folder among the encoders, or `attention.png`.
+
+    Returns:
+        the picture's path.
+
+    Raises:
+        UsageError, PmaeError: as `draw_attention`; or `out` cannot be written.
+    """
+    run = next((RunFolder.read(spec) for spec in encoders if is_run(spec)), None)
+    target = Path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
+    if target.is_dir():
+        raise UsageError(f"--out {target}: is a folder; give a PNG file to write")
+    figure = draw_attention(encoders, data, block, heads, mass, image_size, count, seed, device)
+    try:
+        return save(figure, target)
+    except OSError as error:
+        raise PmaeError(f"--out {target}: {error.strerror or error}") from error
+
+
+def draw_attention(
+    encoders: Sequence[str],
+    data: str | None = None,
+    block: int = -1,
+    heads: str = "mean",
+    mass: float | None = None,
+    image_size: int | str | None = None,
+    count: int = 6,
+    seed: int = 0,
+    device: str = "auto",
+) -> Figure:
+    """Where encoders look in some images (figure 3 of the paper).
 
     Args:
         encoders: run folders, weights files, `timm:NAME`, `timm:NAME:FILE` or `hub:USER/NAME`.
@@ -42,17 +74,12 @@ def attention(
         image_size: pixels of a side, or HEIGHTxWIDTH; default: what each encoder was trained with.
         count: images.
         seed: of the choice of images.
-        out: PNG to write; default: `figures/attention.png` in the first run folder, or `attention.png`.
         device: auto, cpu or cuda.
-
-    Returns:
-        the picture's path.
 
     Raises:
         UsageError, PmaeError: no such encoder, block, head or data; an encoder without attention; no readable image.
     """
     run = next((RunFolder.read(spec) for spec in encoders if is_run(spec)), None)
-    target = Path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
     wanted = _heads(heads)
     if not encoders:
         raise UsageError("ENCODERS is missing: name one or more")
@@ -60,8 +87,6 @@ def attention(
         raise UsageError(f"--count {count}: must be at least 1")
     if mass is not None and not 0 < mass < 1:
         raise UsageError(f"--mass {mass}: must lie between 0 and 1 (both excluded)")
-    if target.is_dir():
-        raise UsageError(f"--out {target}: is a folder; give a PNG file to write")
     if data is None and run is None:
         raise UsageError(f"--data is missing: {encoders[0]} is no run folder, which knows its images")
     spec = data or (run.config.val_data or run.config.data if run else "")
@@ -71,13 +96,9 @@ def attention(
     for encoder in opened:
         _check(encoder, block, wanted, heads)
     pictures, names = same_images(opened, spec, count, seed, limit)
-    figure = attention_figure(
+    return attention_figure(
         opened, pictures, names, block=block, heads=wanted, mass=mass, titles=_titles(opened, encoders)
     )
-    try:
-        return save(figure, target)
-    except OSError as error:
-        raise PmaeError(f"--out {target}: {error.strerror or error}") from error
 
 
 def same_images(

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perceptual_mae.training.progress import shows_bars
+
 Tell = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and how much there is; 0 and 0 where that is not known."""
 
@@ -14,7 +16,7 @@ Tell = Callable[[str, int, int], None]
 def telling(console: Console) -> Iterator[Tell]:
     """Show on a console what is told; on a quiet one, nothing."""
     current = ""
-    if not console.is_terminal:
+    if not shows_bars(console):
 
         def line(what: str, done: int, total: int) -> None:
             nonlocal current

@@ -1,10 +1,16 @@
 """What a person sees while a run trains: a bar in a terminal, a line now and then in a log file."""
 
+import importlib.util
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def shows_bars(console: Console) -> bool:
+    """Whether what is drawn again and again is seen as one thing: in a terminal, and in a notebook with widgets."""
+    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 class ProgressDisplay:
@@ -26,7 +32,7 @@ class ProgressDisplay:
         self._last_line = self._begun
 
     def __enter__(self) -> "ProgressDisplay":
-        if self.console is not None and self.console.is_terminal:
+        if self.console is not None and shows_bars(self.console):
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]:>5.1f}"),
                 BarColumn(bar_width=None),
