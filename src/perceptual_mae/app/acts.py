@@ -85,7 +85,7 @@ class Acts:
     def blocks(self, encoder: str) -> gr.Slider:
         """Which block of an encoder, the last at first."""
         last = self.studio.looker(encoder).blocks - 1
-        return gr.Slider(0, max(last, 1), last, step=1, label="Block, from 0", visible=last > 0)
+        return gr.Slider(0, max(last, 1), last, step=1, label="Block, from 0", visible=last > 0, buttons=[])
 
     def whole(self, encoder: str) -> gr.Button:
         """What an encoder looks from if from no patch."""

@@ -97,9 +97,13 @@ def neighbours(found: Sequence[tuple[Neighbour, Tensor | str]]) -> str:
     figures = []
     for number, (neighbour, image) in enumerate(found, start=1):
         words = f"{number}. {neighbour.label or neighbour.name}"
-        below = f"{neighbour.name} · " if neighbour.label else ""
-        caption = f"{escaped(words, 40)}<small>{escaped(below, 44)}cosine {neighbour.similarity:.3f}</small>"
-        shown = f'<div class="gone">{escaped(image)}</div>' if isinstance(image, str) else _image(to_picture(image))
+        below = [neighbour.name] if neighbour.label else []
+        small = "".join(f"<small>{escaped(line, 44)}</small>" for line in [*below, f"cosine {neighbour.similarity:.3f}"])
+        caption = f"{escaped(words, 40)}{small}"
+        if isinstance(image, str):
+            shown = f'<div class="gone">{escaped(image)}</div>'
+        else:
+            shown = _image(to_picture(image), neighbour.name)
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="tiles">{"".join(figures)}</div>'
 
@@ -117,7 +121,7 @@ def _section(run: PaintedRun, body: str) -> str:
 
 
 def _numbers(found: Painting) -> str:
-    words = [f"<b>{found.share:.0%}</b> of the patches hidden"]
+    words = [f"<b>{found.share * 100:.0f} %</b> of the patches hidden"]
     if found.l1 is not None and found.psnr is not None:
         words += [f"L1 <b>{found.l1:.4f}</b>", f"PSNR <b>{found.psnr:.1f}</b> dB"]
     return f'<p class="numbers">{"".join(f"<span>{word}</span>" for word in words)}</p>'

@@ -47,7 +47,7 @@ const pmae = (() => {
   // Patches over a picture. `show` says which are marked by the value, `touch` makes the new value.
   function board(element, trigger, props, watch, { marked, touch, drags }) {
     const cells = () => [...element.querySelectorAll("[data-cell]")];
-    const columns = () => Number(element.querySelector("[data-columns]").dataset.columns);
+    const columns = () => Number(element.querySelector("[data-columns]")?.dataset.columns ?? 1); // no image: no board
     const show = () => {
       const now = marked(props.value ?? "", columns());
       cells().forEach((cell, index) => cell.setAttribute("aria-checked", String(now(index))));

@@ -28,7 +28,9 @@ def make_page(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_classes="beside"):
             with gr.Column(scale=2, min_width=280):
                 board = _part("paint")
-                ratio = gr.Slider(0, MOST_HIDDEN, studio.runs[0].config.mask_ratio, step=0.05, label="Share to hide")
+                ratio = gr.Slider(
+                    0, MOST_HIDDEN, studio.runs[0].config.mask_ratio, step=0.05, label="Share to hide", buttons=[]
+                )
                 another = gr.Button("Another mask")
             with gr.Column(scale=5, min_width=300):
                 paintings = _words()

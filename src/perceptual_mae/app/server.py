@@ -40,16 +40,13 @@ def serve(studio: Studio, host: str, port: int | None, ready: Callable[[str], No
         UsageError: no such address of this machine.
         PmaeError: the port, or all that were tried, are in use.
     """
-    page, address = launch(studio, host, port)
+    _, address = launch(studio, host, port)
     try:
         ready(address)
         threading.Event().wait()
     except KeyboardInterrupt:
-        pass
-    finally:
-        # Tabs that are open hold a connection each, for whose end it would wait.
-        page.server.force_exit = True
-        page.close(verbose=False)
+        # The server's thread ends with the process. To close it first would be to wait for the tabs that are open.
+        return
 
 
 def launch(studio: Studio, host: str, port: int | None) -> tuple[gr.Blocks, str]:

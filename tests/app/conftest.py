@@ -1,0 +1,82 @@
+"""Two small runs that have learnt next to nothing, the studio that shows them, and a browser that looks at its page."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from odd_files import photograph
+
+from perceptual_mae.api import pretrain
+from perceptual_mae.app.studio import Studio, open_studio
+from perceptual_mae.encoders import open_encoder
+from perceptual_mae.evaluate.embed import embed
+from perceptual_mae.pretrain.config import PretrainConfig
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, config_for: Callable[..., PretrainConfig]) -> list[str]:
+    """Two run folders: square images of 8-pixel patches, and wide ones of 16-pixel patches."""
+    folder = tmp_path_factory.mktemp("runs")
+    fine = pretrain(config_for(folder / "fine"))
+    wide = pretrain(config_for(folder / "wide", image_size="32x64", patch_size=16, max_steps=2, seed=1))
+    return [str(fine), str(wide)]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images that are embedded: twelve pieces of a photograph in two folders, and a file that is none."""
+    root = tmp_path_factory.mktemp("pictures")
+    whole = photograph((400, 300))
+    for number in range(12):
+        folder = root / ("left" if number % 4 < 2 else "right")
+        folder.mkdir(exist_ok=True)
+        left, top = number % 4 * 100, number // 4 * 100
+        whole.crop((left, top, left + 100, top + 100)).save(folder / f"piece {number}.png")
+    (root / "left" / "broken.jpg").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(scope="session")
+def features(runs: list[str], pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the first run's encoder makes of them, as `pmae embed` writes it."""
+    from perceptual_mae.data.joined import open_splits
+
+    file = tmp_path_factory.mktemp("features") / "features.parquet"
+    embed(open_encoder(runs[0], None, "cpu")[0], open_splits(str(pictures), "all"), file, batch_size=4, workers=0)
+    return str(file)
+
+
+@pytest.fixture(scope="session")
+def studio(runs: list[str], features: str) -> Studio:
+    """Both runs, and the neighbours."""
+    return open_studio(runs, neighbours=features, max_upload=2.0, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def address(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A page that is served."""
+    pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
+    from perceptual_mae.app.server import launch
+
+    page, address = launch(studio, "127.0.0.1", None)
+    yield address
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A browser that can reach this machine only."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as player:
+        # A proxy that is not there stands for a network that is not there.
+        options = ["--no-sandbox", "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1"]
+        browser = player.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()
