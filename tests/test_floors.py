@@ -36,6 +36,7 @@ NEIGHBOURS = {
     ("transfer", "pretrain"),  # to say what a pre-training run is not
     ("transfer", "evaluate"),  # how classification is scored
     ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
+    ("export", "report"),  # a model card says what reports say
     ("observers", "report"),  # pictures of a run that trains
     ("python_api", "api"),
     ("python_api", "attention_maps"),

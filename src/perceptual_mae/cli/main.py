@@ -19,6 +19,7 @@ COMMANDS = {
     "attention": "draw where encoders look",
     "embed": "write features of images to a parquet file",
     "app": "a local web page: hide part of an image, see what runs make of it",
+    "export": "write an encoder for timm, transformers, ONNX, torch.export, or the Hugging Face hub",
     "compare": "train several methods on your images, measure them, write one report",
     "report": "write the report.html of a run anew",
     "figures": "draw how the method works: `pmae figures ada` shows the augmentations",
