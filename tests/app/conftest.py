@@ -19,10 +19,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, config_for: Callable[..., PretrainConfig]) -> list[str]:
-    """Two run folders: square images of 8-pixel patches, and wide ones of 16-pixel patches."""
+    """Two run folders: square images of 4 x 4 patches, and wide ones, of the middle of an image, of 3 x 6."""
     folder = tmp_path_factory.mktemp("runs")
     fine = pretrain(config_for(folder / "fine"))
-    wide = pretrain(config_for(folder / "wide", image_size="32x64", patch_size=16, max_steps=2, seed=1))
+    wide = pretrain(config_for(folder / "wide", image_size="24x48", max_steps=2, seed=1))
     return [str(fine), str(wide)]
 
 

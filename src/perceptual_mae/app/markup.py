@@ -98,7 +98,9 @@ def neighbours(found: Sequence[tuple[Neighbour, Tensor | str]]) -> str:
     for number, (neighbour, image) in enumerate(found, start=1):
         words = f"{number}. {neighbour.label or neighbour.name}"
         below = [neighbour.name] if neighbour.label else []
-        small = "".join(f"<small>{escaped(line, 44)}</small>" for line in [*below, f"cosine {neighbour.similarity:.3f}"])
+        small = "".join(
+            f"<small>{escaped(line, 44)}</small>" for line in [*below, f"cosine {neighbour.similarity:.3f}"]
+        )
         caption = f"{escaped(words, 40)}{small}"
         if isinstance(image, str):
             shown = f'<div class="gone">{escaped(image)}</div>'

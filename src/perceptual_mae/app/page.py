@@ -58,14 +58,13 @@ def make_page(studio: Studio) -> gr.Blocks:
         }
         finding: dict[str, Any] = {"fn": acts.find, "inputs": photograph, "outputs": neighbours}
 
-        taken = [_does(picker.input, acts.take, inputs=[picker, ratio, seed, encoder], **taking)]
+        _does(picker.input, acts.take, inputs=[picker, ratio, seed, encoder], **taking)
         if studio.examples:
             first = partial(acts.take, '{"example": 0}')
-            taken.append(_does(page.load, first, inputs=[ratio, seed, encoder], **taking))
-        for each in taken:
-            _does(each.then, **painting)
-            _does(each.then, **looking)
-            _does(each.then, **finding)
+            _does(page.load, first, inputs=[ratio, seed, encoder], **taking)
+        # Only where there is a new image: what could not be read leaves all as it is.
+        for doing in (painting, looking, finding):
+            _does(photograph.change, **doing)
 
         drawn = _does(ratio.input, acts.draw, inputs=[photograph, ratio, seed], outputs=board)
         redrawn = _does(another.click, acts.draw_another, inputs=[photograph, ratio, seed], outputs=[board, seed])

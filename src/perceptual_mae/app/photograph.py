@@ -24,9 +24,9 @@ class View:
     size: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photograph:
-    """One image, and what each network sees of it.
+    """One image, and what each network sees of it; equal to itself only.
 
     Attributes:
         name: what a person calls it.
