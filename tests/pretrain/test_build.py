@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from perceptual_mae.errors import UsageError
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.pretrain.build import (
@@ -18,7 +19,7 @@ from perceptual_mae.pretrain.build import (
     build_terms,
     lazily,
 )
-from perceptual_mae.pretrain.config import OptimizerConfig, PretrainConfig
+from perceptual_mae.pretrain.config import DecoderConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretrain.loss_config import LossesConfig
 
 PAPER: dict[str, dict[str, tuple[float | None, ...]]] = {
@@ -133,3 +134,15 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.patch_embed.proj.weight, other.patch_embed.proj.weight)
+
+
+@pytest.mark.parametrize("method", ["mse", "msg-gan-p"])
+def test_the_decoder_may_be_of_another_depth(method: str) -> None:
+    small = PretrainConfig(data="", model="micro", method=method, image_size=32, patch_size=8)
+    own = build_model(small)
+    deeper = build_model(replace(small, decoder=DecoderConfig(depth=5)))
+    assert (len(own.decoder_blocks), len(deeper.decoder_blocks)) == (2, 5)
+    assert len(deeper.blocks) == len(own.blocks)
+    if method == "msg-gan-p":
+        with pytest.raises(UsageError, match="a decoder of 7 blocks has no encoder block for each of its skips"):
+            build_model(replace(small, decoder=DecoderConfig(depth=7)))

@@ -61,6 +61,7 @@ def build_model(config: PretrainConfig) -> MaskedAutoencoder:
         UsageError: settings that do not fit each other.
     """
     pixels = config.pixels
+    decoder = {} if config.decoder.depth is None else {"decoder_depth": config.decoder.depth}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
@@ -72,6 +73,7 @@ def build_model(config: PretrainConfig) -> MaskedAutoencoder:
                 mean=pixels.mean,
                 std=pixels.std,
                 norm_pix_loss=pixels.norm_pix_loss,
+                **decoder,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None

@@ -50,6 +50,17 @@ class PixelConfig:
 
 
 @dataclass(frozen=True)
+class DecoderConfig:
+    """The decoder, where it is not as the size has it.
+
+    Attributes:
+        depth: transformer blocks; default: the size's.
+    """
+
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
 class LogConfig:
     """What a run writes down.
 
@@ -135,6 +146,7 @@ class PretrainConfig:
     sharding: Literal["ddp", "fsdp"] = free("ddp")
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     pixels: PixelConfig = field(default_factory=PixelConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     losses: LossesConfig = field(default_factory=LossesConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -232,6 +244,7 @@ class PretrainConfig:
             ("lr", self.lr, *tiny),
             ("loss-network-size", self.loss_network_size, *one),
             ("pixels.channels", self.pixels.channels, *one),
+            ("decoder.depth", self.decoder.depth, *one),
             ("log.picture-images", self.log.picture_images, *one),
             ("log.every", self.log.every, *one),
             ("checkpoint.keep", self.checkpoint.keep, *one),
