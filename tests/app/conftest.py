@@ -1,10 +1,18 @@
 """Two small runs that have learnt next to nothing, the studio that shows them, and a browser that looks at its page."""
 
+import contextlib
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from odd_files import photograph
 
@@ -56,15 +64,46 @@ def studio(runs: list[str], features: str) -> Studio:
     return open_studio(runs, neighbours=features, max_upload=2.0, device="cpu")
 
 
-@pytest.fixture(scope="session")
-def address(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A page that is served."""
-    pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
-    from perceptual_mae.app.server import launch
+@dataclass(frozen=True)
+class Served:
+    """A page that is served by `pmae app`: its address, and the folder for whatever it writes for a while."""
 
-    page, address = launch(studio, "127.0.0.1", None)
-    yield address
-    page.close(verbose=False)
+    address: str
+    temporary: Path
+
+
+@pytest.fixture(scope="session")
+def served(runs: list[str], features: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`pmae app` with both runs and the neighbours; it says nothing but its address, and Ctrl-C ends it quietly."""
+    pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
+    temporary = tmp_path_factory.mktemp("temporary")
+    # A proxy that is set for the network does not know this machine's own addresses.
+    env = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "TMPDIR": str(temporary), "GRADIO_SHARE": "True"}
+    command = [sys.executable, "-m", "perceptual_mae.cli.main", "app", *runs, "--neighbours", features]
+    command += ["--max-upload", "2", "--device", "cpu"]
+    with (
+        (temporary.parent / "terminal").open("w+", encoding="utf-8") as terminal,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, text=True, env=env) as process,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)\n", line)
+        if found:
+            yield Served(found[1], temporary)
+            with httpx.stream("GET", found[1] + "gradio_api/heartbeat/a-tab", trust_env=False):  # it is still open
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=10)
+        process.kill()
+        code = process.wait()
+        terminal.seek(0)
+        assert (line if found is None else "", terminal.read(), code) == ("", "", 0)
+
+
+@pytest.fixture(scope="session")
+def address(served: Served) -> str:
+    """Where the page is."""
+    return served.address
 
 
 @pytest.fixture(scope="session")

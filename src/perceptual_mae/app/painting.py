@@ -112,8 +112,7 @@ def open_runs(runs: Sequence[str], device: str = "auto") -> list[PaintedRun]:
         except RuntimeError as error:  # weights of other names or shapes
             raise PmaeError(f"RUN {spec}: its checkpoint is not of the model that its config.yaml describes") from error
         except PmaeError as error:
-            reason = str(error).removeprefix(f"{path} ").removeprefix(f"{path}/config.yaml: ")
-            raise type(error)(f"RUN {spec}: {reason}") from error
+            raise type(error)(f"RUN {error}") from error
         name = path.resolve().name
         opened.append(PaintedRun(name if times[name] == 1 else spec, path, folder.config, model.to(place), step))
     return opened

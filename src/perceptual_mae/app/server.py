@@ -1,5 +1,6 @@
 """Serves the page, and nothing but the page, to this machine or to whom it is told to."""
 
+import errno
 import os
 import socket
 import threading
@@ -101,12 +102,10 @@ def find_port(host: str, port: int | None) -> int:
         try:
             socket.create_server((place[0], each), family=family).close()
             return each
-        except PermissionError as error:
-            reason = (error.strerror or str(error)).lower()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            if "assign" in reason:  # EADDRNOTAVAIL has another number on every system
+            if error.errno == errno.EADDRNOTAVAIL:
                 raise UsageError(f"--host {host}: it is no address of this machine") from None
+            reason = os.strerror(error.errno or 0).lower()
     if port is None:
         raise PmaeError(f"no port from {FIRST_PORT} to {ports[-1]} is free: choose another with --port")
     raise PmaeError(f"--port {port}: {reason}; without --port the first free one is taken")
