@@ -1,0 +1,101 @@
+"""The paper's Table 2 at small scale: trains rows, measures them all alike, and keeps a JSON file a cell.
+
+    python -m benchmarks.table2_small rows --seeds 2              # equal epochs
+    python -m benchmarks.table2_small rows --seeds 2 --equal-time # each row as long as the slowest
+    python -m benchmarks.table2_small knobs --epochs 8            # settings, one at a time
+    python -m benchmarks.table2_small page                        # docs/results.md from what is there
+
+Cells that are there are not repeated, one that was cut off goes on, so that a table is filled over several sittings, on
+several machines: `--minutes` ends a sitting.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.table2 import knobs, page
+from benchmarks.table2.cell import RESULTS, SHARED, Cell, fill, read
+from perceptual_mae.errors import PmaeError
+from perceptual_mae.methods import METHODS
+
+ROWS = tuple(
+    name if place == 0 else f"{name}+{architecture}"
+    for name, method in METHODS.items()
+    for place, architecture in enumerate(method.rows)
+    if method.loss_network != "dvae"  # whose published weights cannot be had here; `--rows dvae-p` asks for it
+)
+COST = RESULTS / "cost.json"
+"""What a step of each row costs relative to `mse`, by `benchmarks.step_cost`: for equal time on any machine."""
+
+
+def cells(options: argparse.Namespace) -> Iterator[Cell]:
+    """What is to be filled, in order: a whole table of one seed before the next."""
+    shape = {"data": options.data, "model": options.model, "size": options.image_size}
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        if options.what == "knobs":
+            for _, row, knob in knobs.turns(options.rows):
+                yield Cell(**shape, method=row, epochs=options.epochs, seed=seed, knob=knob)
+            continue
+        for row in options.rows or ROWS:
+            if options.equal_time:
+                yield Cell(**shape, method=row, epochs=epochs_of_equal_time(row, options), seed=seed, budget="time")
+            else:
+                yield Cell(**shape, method=row, epochs=options.epochs, seed=seed)
+
+
+def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
+    """Epochs in the time that the slowest row takes for the table of equal epochs."""
+    cost = json.loads(COST.read_text(encoding="utf-8"))[options.model]
+    return round(options.epochs * max(cost[other] for other in ROWS) / cost[row])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["rows", "knobs", "page"])
+    parser.add_argument("--data", default=str(SHARED / "data" / "tiny-imagenet-40"))
+    parser.add_argument("--model", default="micro")
+    parser.add_argument("--image-size", type=int, default=64, help="of the data: 64, or 96 for imagenette-96")
+    parser.add_argument("--rows", type=lambda text: tuple(text.split(",")), default=(), help="default: all")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--equal-time", action="store_true", help="as many epochs as the slowest row takes time for")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--finetune", action="store_true", help="also on a tenth of the labels")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so many")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--workers", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/table2"), help="for runs: weights, logs, pictures")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.what == "page":
+        print(page.write())
+        return 0
+    begun, failed = time.monotonic(), 0
+    workers = options.workers if options.workers == "auto" else int(options.workers)
+    for cell in cells(options):
+        if cell.file.is_file():
+            continue
+        if time.monotonic() - begun > 60 * options.minutes:
+            print("the sitting is over; the same command goes on", file=sys.stderr)
+            break
+        try:
+            fill(cell, options.out, precision=options.precision, workers=workers, finetuned=options.finetune)
+        except PmaeError as error:
+            print(f"{cell.name}: {error}", file=sys.stderr)
+            failed = error.exit_code
+            if failed > 128:  # interrupted: everything is saved
+                break
+            continue
+        print(
+            json.dumps({"benchmark": "table2_small", "cell": cell.name} | read(cell.file).get("measured", {})),
+            flush=True,
+        )
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
