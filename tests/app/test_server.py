@@ -99,6 +99,15 @@ def test_colours_are_those_of_the_reports() -> None:
     assert set(mine) <= known
 
 
+def test_only_the_page_knows_gradio() -> None:
+    knowing = {
+        path.stem
+        for path in STYLES.rglob("*.py")
+        if re.search(r"^\s*(import|from) gradio", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert knowing == {"page", "acts", "theme", "server"}
+
+
 def test_the_heading_names_the_runs(studio: Studio) -> None:
     assert "fine, wide" in heading(studio.runs)
     assert "2 models" in heading(studio.runs)
