@@ -144,7 +144,7 @@ class Card:
                 f" Others work, multiples of {patch} pixels{least}: position embeddings are resampled in the graph. "
                 "Features are the worse the further away the size is."
             )
-        return " For others, export it with `--image-size`." if takes_any_size(self.source) else ""
+        return " For others, export it with `--image-size`." if self.source.plain_vit is not None else ""
 
     def _licence(self) -> str:
         if self.licence is not None:

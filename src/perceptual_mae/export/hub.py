@@ -66,7 +66,8 @@ def upload(api: Any, repository: str, folder: Path, private: bool) -> tuple[str,
     """
     try:
         with quietly():
-            address = api.create_repo(repository, private=private, exist_ok=True)
+            # None, and not False: an organisation may be used to private ones.
+            address = api.create_repo(repository, private=private or None, exist_ok=True)
             has_card = api.file_exists(repository, CARD)
             api.upload_folder(
                 repo_id=repository,

@@ -21,8 +21,11 @@ _LARGEST = 65_536
 
 
 def takes_any_size(source: Source) -> bool:
-    """Whether the graph takes images of any size; else it takes those of the encoder's own size alone."""
-    return source.plain_vit is not None
+    """Whether the graph takes images of any size; else it takes those of the encoder's own size alone.
+
+    `torch.export` does not count a side of one patch among sides of any length.
+    """
+    return source.plain_vit is not None and min(source.encoder.grid) > 1
 
 
 def program(source: Source) -> ExportedProgram:

@@ -17,6 +17,8 @@ from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+MARK = "exported_by"
+"""Only files that an export wrote have it among their metadata."""
 TOLERANCE = 1e-5
 
 _NAMES: dict[str, dict[str, Any]] = {
@@ -106,7 +108,7 @@ def metadata(source: Source) -> dict[str, str]:
     encoder = source.encoder
     return {
         "format": "pt",
-        "perceptual_mae": __version__,
+        MARK: f"perceptual_mae {__version__}",
         "image_size": json.dumps(list(encoder.image_size)),
         "mean": json.dumps(source.pixels[0]),
         "std": json.dumps(source.pixels[1]),

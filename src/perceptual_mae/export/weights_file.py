@@ -8,10 +8,7 @@ from safetensors.torch import save_file
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.export.check import Check, compare, fixed_images
 from perceptual_mae.export.source import Source
-from perceptual_mae.export.timm_format import TOLERANCE, metadata, timm_name
-
-_MARK = "perceptual_mae"
-"""Only files of ours have it among their metadata."""
+from perceptual_mae.export.timm_format import MARK, TOLERANCE, metadata, timm_name
 
 
 def write(source: Source, file: Path) -> None:
@@ -34,9 +31,9 @@ def check(source: Source, file: Path) -> list[Check]:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether a file was written here, and may be replaced."""
+    """Whether a file was written by an export, and may be replaced; a run's own files are not."""
     try:
         with safe_open(file, framework="pt") as opened:
-            return _MARK in (opened.metadata() or {})
+            return MARK in (opened.metadata() or {})
     except (SafetensorError, OSError):
         return False
