@@ -66,7 +66,8 @@ def test_what_the_page_does_not_need_is_turned_away(address: str) -> None:
     assert httpx.post(api + "upload", files=file).status_code == 403
     for path in ("vibe-edit/", "process_recording", "component_server", "run/take", "stream/1"):
         assert httpx.post(api + path, json={}).status_code == 403, path
-    assert httpx.get(api + "deep_link?session_hash=a").status_code == 403
+    for path in ("deep_link?session_hash=a", f"file={__file__}", "proxy=https://example.org/a", "runs"):
+        assert httpx.get(api + path).status_code == 403, path
     assert httpx.delete(api + "queue/join").status_code == 403
     large = httpx.post(api + "queue/join", content=b"x" * 2_800_000)
     assert large.status_code == 413
@@ -110,7 +111,8 @@ def test_only_the_page_knows_gradio() -> None:
 
 def test_the_heading_names_the_runs(studio: Studio) -> None:
     assert "fine, wide" in heading(studio.runs)
-    assert "2 models" in heading(studio.runs)
+    assert "Show these models" in heading(studio.runs)
+    assert "Show a model" in heading(studio.runs[:1])
 
 
 def test_without_gradio_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

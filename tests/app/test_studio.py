@@ -9,11 +9,13 @@ import pytest
 import torch
 from odd_files import broken_files, encode, good_files, photograph
 
+from perceptual_mae.app.looking import heads_of
 from perceptual_mae.app.masks import from_text, to_text
 from perceptual_mae.app.painting import Painting
 from perceptual_mae.app.studio import RefusedError, Studio, open_studio
 from perceptual_mae.cli.main import main
 from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.evaluate.attention import cls_attention, patch_attention
 
 
 def picked(name: str, content: bytes) -> str:
@@ -104,6 +106,21 @@ def test_attention_is_refused_where_there_is_none(studio: Studio) -> None:
         studio.show_attention(image, "fine", "", 6)
     assert studio.show_attention(image, "fine", "99,99", 5) == studio.show_attention(image, "fine", "", 5)
     assert studio.show_attention(image, "fine", "1,2", 5) != studio.show_attention(image, "fine", "", 5)
+
+
+def test_a_patch_looks_for_itself(studio: Studio) -> None:
+    image, looker = studio.take('{"example": 0}'), studio.lookers[0]
+    crop = image.crops[looker.view]
+    assert isinstance(crop, torch.Tensor)
+    images = crop[None].float() / 255
+    with torch.no_grad():
+        for block in (0, 5):
+            torch.testing.assert_close(
+                heads_of(looker, image, (1, 2), block), patch_attention(looker.encoder, images, (1, 2), block)[0]
+            )
+            torch.testing.assert_close(
+                heads_of(looker, image, None, block), cls_attention(looker.encoder, images, block)[0]
+            )
 
 
 def test_neighbours_are_the_images_themselves(studio: Studio, pictures: Path) -> None:

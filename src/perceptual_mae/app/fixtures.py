@@ -13,10 +13,10 @@ KINDS = {"paint": ("checkbox", "group", "Patches to hide"), "point": ("radio", "
 def heading(runs: Sequence[PaintedRun]) -> str:
     """The top of the page."""
     names = ", ".join(run.name for run in runs)
-    models = "the model" if len(runs) == 1 else f"{len(runs)} models"
+    models = "a model" if len(runs) == 1 else "these models"
     return (
         f'<p class="kicker">Perceptual MAE <span>/</span> {escaped(names, 200)}</p><h1>What does it see?</h1>'
-        f'<p class="lede">Give {models} an image of which a part is hidden. Images stay in memory on the computer '
+        f'<p class="lede">Show {models} an image of which a part is hidden. Images stay in memory on the computer '
         "that runs this page, and nothing is kept.</p>"
     )
 

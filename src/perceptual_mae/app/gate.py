@@ -1,12 +1,14 @@
 """What the page's server turns away: whatever the page does not need."""
 
+import re
+
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POSTS = ("/queue/join", "/cancel", "/reset")
 """Ends of the paths that a page posts to. Gradio has others, for uploads to its disk and things that run code."""
-WRITES = ("/deep_link", "/runs")
-"""Ends of the paths that keep what a person did, or show what was kept."""
+CLOSED = re.compile(r"/gradio_api/(deep_link|file|proxy|runs|stream|vibe)")
+"""Paths that keep what a person did or show what was kept, read files of this machine, or ask others in its name."""
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
@@ -47,7 +49,7 @@ class Gate:
         """The status of a refused request; 0: it is let through."""
         path = scope["path"].rstrip("/")
         if scope["method"] in ("GET", "HEAD"):
-            return 403 if path.endswith(WRITES) else 0
+            return 403 if CLOSED.search(path) else 0
         if scope["method"] != "POST" or not path.endswith(POSTS):
             return 403
         length = dict(scope["headers"]).get(b"content-length")
