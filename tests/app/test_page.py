@@ -13,15 +13,24 @@ Open = Callable[[], Any]
 HIDDEN, PATCHES = ".paint [aria-checked=true]", ".paint [data-cell]"
 
 
+@pytest.fixture(scope="module")
+def context(chromium: Any) -> Iterator[Any]:
+    """A browser that is at the page for the first time once, and not for every test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def open_page(chromium: Any, address: str) -> Iterator[Open]:
+def open_page(context: Any, address: str) -> Iterator[Open]:
     """`open_page()`: a tab of its own, painted; whatever goes wrong in it, or asks for another host, fails the test."""
     wrong: list[str] = []
-    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    tabs: list[Any] = []
 
     def opened() -> Any:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        tabs.append(page)
         page.on("console", lambda line: line.type in ("error", "warning") and wrong.append(line.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda asked: outside(asked.url) and wrong.append(asked.url))
@@ -30,7 +39,8 @@ def open_page(chromium: Any, address: str) -> Iterator[Open]:
         return page
 
     yield opened
-    context.close()
+    for tab in tabs:
+        tab.close()
     assert wrong == []
 
 

@@ -80,7 +80,7 @@ def test_what_the_page_does_not_need_is_turned_away(address: str) -> None:
 
 def test_it_tells_nobody(address: str) -> None:
     told = json.loads(re.search(r"window.gradio_config = (\{.*?\});</script>", httpx.get(address).text)[1])  # type: ignore[index]
-    assert told["analytics_enabled"] is False
+    assert told["analytics_enabled"] is told["run_history"] is told["mcp_server"] is told["pwa"] is False
     assert told["stylesheets"] == []  # fonts that would be fetched
     assert "share" not in str(told["footer_links"])
 
