@@ -258,7 +258,7 @@ def test_it_fits_a_telephone(open_page: Open) -> None:
     ends = page.locator("img, h1, h2, p, button, input").evaluate_all(
         "all => all.map(each => each.getBoundingClientRect().right)"
     )
-    assert 380 < max(ends) <= 420
+    assert 350 < max(ends) <= 420
 
 
 def test_nothing_is_kept(open_page: Open, served: Any, tmp_path: Path) -> None:
