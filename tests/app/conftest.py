@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from odd_files import photograph
 
@@ -76,6 +75,8 @@ class Served:
 def served(runs: list[str], features: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`pmae app` with both runs and the neighbours; it says nothing but its address, and Ctrl-C ends it quietly."""
     pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
+    import httpx
+
     temporary = tmp_path_factory.mktemp("temporary")
     # A proxy that is set for the network does not know this machine's own addresses.
     env = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "TMPDIR": str(temporary), "GRADIO_SHARE": "True"}

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from perceptual_mae.app.fixtures import heading
@@ -18,6 +17,8 @@ from perceptual_mae.cli.main import main
 from perceptual_mae.errors import PmaeError, UsageError
 
 pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
+
+import httpx
 
 from perceptual_mae.app.acts import FIRST, Acts
 from perceptual_mae.app.server import find_port

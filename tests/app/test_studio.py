@@ -219,6 +219,7 @@ def test_files_that_hold_no_neighbours(runs: list[str], content: bytes | None, t
 
 
 def test_a_run_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
     assert main(["app", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"pmae: RUN {tmp_path} is no run folder: ")

@@ -25,9 +25,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--encoders", type=tuple[str, ...], default=(), help="more encoders to look through, with commas between them"
     )
-    parser.add_argument(
-        "--host", type=str, default="127.0.0.1", help="where to listen; 0.0.0.0: the whole network"
-    )
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="where to listen; 0.0.0.0: the whole network")
     parser.add_argument("--port", type=int | None, help="default: the first free one from 7860")
     parser.add_argument("--max_upload", type=float, default=20.0, help="MB of an image file at most")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
