@@ -94,7 +94,7 @@ def served(runs: list[str], features: str, tmp_path_factory: pytest.TempPathFact
             with httpx.stream("GET", found[1] + "gradio_api/heartbeat/a-tab", trust_env=False):  # it is still open
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=10)
+                    process.wait(timeout=60)  # most of it is Python tidying up
         process.kill()
         code = process.wait()
         terminal.seek(0)
