@@ -32,6 +32,8 @@ def tokens_in_timm(folder: Path, pixels: torch.Tensor) -> list[torch.Tensor]:
     assert list(by_folder.pretrained_cfg["input_size"]) == config["pretrained_cfg"]["input_size"]
     mean, std = (torch.tensor(config["pretrained_cfg"][name]).reshape(-1, 1, 1) for name in ("mean", "std"))
     assert config["num_features"] == by_folder.num_features
+    if by_folder.in_chans != 3:  # timm of before would change the weights, and of four channels draw new ones
+        assert config["pretrained_cfg"]["first_conv"] is None
     return [network.forward_features((pixels - mean) / std) for network in (by_folder, by_file)]
 
 

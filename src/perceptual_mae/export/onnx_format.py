@@ -1,6 +1,7 @@
 """ONNX: a graph for onnxruntime and whatever else runs ONNX, from images in [0, 1] to tokens."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +37,9 @@ def write(source: Source, folder: Path) -> None:
                 verbose=False,
             )
             assert graph is not None
+            if takes_any_size(source):  # else it says how many tokens, by names that nobody knows
+                tokens: Any = graph.model.graph.outputs[0]
+                tokens.shape = type(tokens.shape)(["batch", "tokens", source.encoder.embed_dim])
             graph.save(str(folder / GRAPH), external_data=size > 1.9e9)
     except OSError:
         raise
