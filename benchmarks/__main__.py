@@ -14,6 +14,7 @@ SCRIPTS = (
     ("benchmarks.embed_rate",),
     ("benchmarks.stream",),
     ("benchmarks.coins",),
+    ("benchmarks.app",),
 )
 
 

@@ -25,8 +25,8 @@ from perceptual_mae.app.server import launch
 from perceptual_mae.app.studio import open_studio
 from perceptual_mae.data.joined import open_splits
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.evaluate.embed import embed
-from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, PretrainConfig
+from perceptual_mae.evaluation.embed import embed
+from perceptual_mae.pretraining.config import CheckpointConfig, LogConfig, PretrainConfig
 
 SIDE, PATCH = 64, 8
 

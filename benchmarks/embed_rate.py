@@ -15,7 +15,7 @@ from benchmarks.measure import seconds
 from perceptual_mae.data import auto_workers, open_source
 from perceptual_mae.data.subset import sample
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.evaluate.embed import embed
+from perceptual_mae.evaluation.embed import embed
 from perceptual_mae.training.memory import keep_freed_memory
 
 SIDE, BATCH = 64, 64

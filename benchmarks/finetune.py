@@ -15,7 +15,7 @@ from rich.console import Console
 
 from perceptual_mae.api import pretrain
 from perceptual_mae.finetune import finetune
-from perceptual_mae.pretrain.config import LogConfig, OptimizerConfig, PretrainConfig
+from perceptual_mae.pretraining.config import LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.transfer.config import ClassificationConfig, FinetuneLogConfig, MixConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
 

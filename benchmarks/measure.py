@@ -10,8 +10,8 @@ from torch.utils.flop_counter import flop_registry
 
 from perceptual_mae.losses.pixel import masked_mse
 from perceptual_mae.models import MaskedAutoencoder
-from perceptual_mae.pretrain.build import build_optimizer, compile_regions
-from perceptual_mae.pretrain.config import OptimizerConfig
+from perceptual_mae.pretraining.build import build_optimizer, compile_regions
+from perceptual_mae.pretraining.config import OptimizerConfig
 from perceptual_mae.training.memory import keep_freed_memory
 
 GFLOP = {"base": 58.8, "micro": 0.126}

@@ -20,8 +20,8 @@ from perceptual_mae.estimate.config import PlanConfig
 from perceptual_mae.estimate.cost import count
 from perceptual_mae.estimate.measured import Calibration, Images, calibrate, decode_rate
 from perceptual_mae.estimate.plan import Given, machine_of, make
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.loss_config import AdaConfig, LossesConfig
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.loss_config import AdaConfig, LossesConfig
 
 ROWS = (
     ("mse", "micro", 64, 8, 256),

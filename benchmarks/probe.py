@@ -10,9 +10,9 @@ import time
 import torch
 
 from benchmarks.measure import seconds
-from perceptual_mae.evaluate.knn import KS, knn_scores
-from perceptual_mae.evaluate.linear_probe import cached_probe
-from perceptual_mae.evaluate.probe_config import LinearProbeConfig
+from perceptual_mae.evaluation.knn import KS, knn_scores
+from perceptual_mae.evaluation.linear_probe import cached_probe
+from perceptual_mae.evaluation.probe_config import LinearProbeConfig
 
 
 def main() -> None:

@@ -63,9 +63,9 @@ def work(options: argparse.Namespace) -> None:
 
     from perceptual_mae.api import pretrain
     from perceptual_mae.data.types import to_float
-    from perceptual_mae.pretrain import loop
-    from perceptual_mae.pretrain.config import LogConfig, LossesConfig, PretrainConfig
-    from perceptual_mae.pretrain.loss_config import AdaConfig
+    from perceptual_mae.pretraining import loop
+    from perceptual_mae.pretraining.config import LogConfig, LossesConfig, PretrainConfig
+    from perceptual_mae.pretraining.loss_config import AdaConfig
 
     out, method, dtype = options.worker[0], options.worker[1], getattr(torch, options.worker[2])
     torch.set_num_threads(1)  # more of them add in another order

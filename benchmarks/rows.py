@@ -22,17 +22,17 @@ from rich.console import Console
 from perceptual_mae.api import pretrain, some_images
 from perceptual_mae.data import eval_batches, open_source, to_float
 from perceptual_mae.errors import PmaeError
-from perceptual_mae.evaluate.reconstruction import look
+from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.config import (
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.config import (
     CheckpointConfig,
     LogConfig,
     OptimizerConfig,
     PretrainConfig,
 )
-from perceptual_mae.pretrain.folder import RunFolder
-from perceptual_mae.pretrain.loss_network import open_loss_network
+from perceptual_mae.pretraining.folder import RunFolder
+from perceptual_mae.pretraining.loss_network import open_loss_network
 from perceptual_mae.report.figures import save, side_by_side
 from perceptual_mae.settings import from_dict, to_dict
 from perceptual_mae.training.signals import Interrupted

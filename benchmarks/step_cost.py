@@ -19,10 +19,10 @@ from benchmarks.measure import Flop, seconds
 from perceptual_mae.augment.ada import draw_ada
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.cost import count_parameters
-from perceptual_mae.pretrain.cast import Cast, build_cast
-from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
-from perceptual_mae.pretrain.loss_config import AdaConfig, DiscriminatorConfig
-from perceptual_mae.pretrain.player import MicroBatch
+from perceptual_mae.pretraining.cast import Cast, build_cast
+from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
+from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig
+from perceptual_mae.pretraining.player import MicroBatch
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory, peak_memory
 from perceptual_mae.training.schedule import Clock

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, PretrainConfig
+from perceptual_mae.pretraining.config import CheckpointConfig, LogConfig, PretrainConfig
 
 torch.set_num_threads(1)
 

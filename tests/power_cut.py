@@ -9,8 +9,8 @@ import pytest
 
 from perceptual_mae import api
 from perceptual_mae.api import pretrain
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.moment import Moment
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.moment import Moment
 
 
 class At:

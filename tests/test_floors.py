@@ -13,14 +13,15 @@ PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
     {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle", "plain_yaml", "paths", "credentials"},
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
-    {"methods", "pretrain", "encoders", "evaluate", "transfer"},
+    {"methods", "pretraining", "encoders", "evaluation", "transfer"},
     {"report", "export", "hub", "observers"},
     {"api", "python_api", "attention_maps", "estimate", "measure", "finetune", "predict", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
-    ("__init__", "encoders"),  # `perceptual_mae.load_encoder`, which imports when it is asked for
-    ("__init__", "transfer"),  # and `load_finetuned`
+    *(
+        ("__init__", name) for name in ("encoders", "errors", "methods", "pretraining", "python_api", "transfer")
+    ),  # lazily
     ("files", "errors"),
     ("foreign_pickle", "errors"),
     ("settings", "errors"),
@@ -31,11 +32,11 @@ NEIGHBOURS = {
     ("losses", "models"),  # what a loss judges is a type of the models'
     ("data", "augment"),  # crops are drawn where images are read
     ("models", "augment"),  # the central crop that a classifier looks at
-    ("pretrain", "methods"),  # the table that training looks up
+    ("pretraining", "methods"),  # the table that training looks up
     ("transfer", "encoders"),
-    ("transfer", "pretrain"),  # to say what a pre-training run is not
-    ("transfer", "evaluate"),  # how classification is scored
-    ("encoders", "pretrain"),  # a run is one of the things that hold an encoder
+    ("transfer", "pretraining"),  # to say what a pre-training run is not
+    ("transfer", "evaluation"),  # how classification is scored
+    ("encoders", "pretraining"),  # a run is one of the things that hold an encoder
     ("export", "report"),  # a model card says what reports say
     ("observers", "report"),  # pictures of a run that trains
     ("python_api", "api"),
@@ -115,8 +116,8 @@ FORBIDDEN = {
     "data": {"timm", "accelerate", "matplotlib", "jsonargparse"},
     "methods": {"torch", "timm"},
     "training": {"timm", "matplotlib", "jsonargparse", "argparse"},
-    "pretrain": {"matplotlib", "jsonargparse", "argparse"},
-    "evaluate": {"matplotlib", "jsonargparse", "argparse"},
+    "pretraining": {"matplotlib", "jsonargparse", "argparse"},
+    "evaluation": {"matplotlib", "jsonargparse", "argparse"},
     "transfer": {"matplotlib", "jsonargparse", "argparse"},
     "report": {"timm", "accelerate", "jsonargparse", "argparse"},
     "cli": {"torch", "timm", "accelerate", "matplotlib", "numpy", "yaml"},

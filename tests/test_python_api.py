@@ -9,9 +9,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from perceptual_mae import python_api as pm
+import perceptual_mae as pm
+from perceptual_mae import api
 from perceptual_mae.errors import UsageError
-from perceptual_mae.pretrain.config import CheckpointConfig, LogConfig, OptimizerConfig, PretrainConfig
+from perceptual_mae.pretraining.config import CheckpointConfig, LogConfig, OptimizerConfig, PretrainConfig
 
 SMALL: dict[str, Any] = {
     "data": "photos",
@@ -44,7 +45,7 @@ def test_a_run_says_what_it_is(run: pm.Run) -> None:
 
 def test_settings_go_by_name_on_top_of_others(run: pm.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(pm.api, "pretrain", lambda config, console: seen.append((config, console)) or run.path)
+    monkeypatch.setattr(api, "pretrain", lambda config, console: seen.append((config, console)) or run.path)
     base = PretrainConfig(data="photos", lr=1e-3, optimizer=OptimizerConfig(betas=(0.8, 0.9)))
     pm.pretrain(base, epochs=3, optimizer={"weight_decay": 0.1}, checkpoint=CheckpointConfig(keep=7))
     pm.pretrain(base, progress=False)
@@ -111,3 +112,13 @@ def test_an_evaluation_is_numbers_and_a_table(run: pm.Run, tmp_path: Path) -> No
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no run folder"):
         pm.Run(tmp_path)
+
+
+def test_everything_that_is_offered_is_there() -> None:
+    for name in pm.__all__:
+        assert getattr(pm, name) is not None
+    assert dir(pm) == sorted(pm.__all__)
+    assert callable(pm.pretrain)
+    assert callable(pm.evaluate)  # functions, and no subpackages that hide them
+    with pytest.raises(AttributeError, match="has no attribute 'pre_train'"):
+        pm.pre_train  # noqa: B018

@@ -13,8 +13,8 @@ import perceptual_mae
 from perceptual_mae.cli.main import main
 from perceptual_mae.credentials import public, without_credentials
 from perceptual_mae.errors import UsageError
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.settings import to_dict
 
 PACKAGE = Path(perceptual_mae.__file__).parent

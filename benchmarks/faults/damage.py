@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.runs import cut_short, differences, finish, make_materials, small_run
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training.checkpoint import checkpoints, newest
 
 Damage = Callable[[Path, Path, random.Random], str]

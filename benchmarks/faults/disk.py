@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.runs import At, differences, filling, finish, limiting, make_materials, small_run
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training.checkpoint import Checkpoint, checkpoints, newest
 
 ROW = ("ls-gan-p", "mae")

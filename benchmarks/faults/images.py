@@ -16,7 +16,7 @@ from skimage import data
 
 from perceptual_mae.api import pretrain
 from perceptual_mae.data import SamplePlan, open_source, train_loader
-from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
+from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
 
 EPOCHS = 2
 

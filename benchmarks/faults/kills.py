@@ -21,7 +21,7 @@ from benchmarks.faults.runs import (
     steps,
     wait_until,
 )
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 
 
 def section(folder: Path, result: dict[str, Any], note: Callable[[], None], options: argparse.Namespace) -> None:

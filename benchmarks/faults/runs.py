@@ -25,7 +25,7 @@ from skimage import data
 from perceptual_mae.cli.main import main
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.dvae import DvaeEncoder
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.settings import from_dict, to_dict
 
 ROWS = [(name, architecture) for name, method in METHODS.items() for architecture in method.rows]

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from perceptual_mae import __version__
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
 from perceptual_mae.finetune import finetune
 from perceptual_mae.measure.comparison import compare
 from perceptual_mae.measure.config import CompareConfig
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.config import LogConfig, OptimizerConfig, PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.config import LogConfig, OptimizerConfig, PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.settings import from_dict, to_dict
 from perceptual_mae.transfer.config import ClassificationConfig, FinetuneLogConfig, MixConfig
 from perceptual_mae.transfer.folder import FinetuneFolder

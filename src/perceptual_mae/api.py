@@ -16,16 +16,16 @@ from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import Source, StreamSettings, first_readable, fixed_images, open_source
 from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import UsageError
-from perceptual_mae.evaluate.reconstruction import expected_losses, look
+from perceptual_mae.evaluation.reconstruction import expected_losses, look
 from perceptual_mae.files import if_possible
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
-from perceptual_mae.pretrain.build import build_model, trained_model
-from perceptual_mae.pretrain.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
-from perceptual_mae.pretrain.loop import Trainer
+from perceptual_mae.pretraining.build import build_model, trained_model
+from perceptual_mae.pretraining.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
+from perceptual_mae.pretraining.loop import Trainer
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.finetuned import write_finetuned_report
 from perceptual_mae.report.html import write_report

@@ -11,9 +11,16 @@ from torch import Tensor
 from perceptual_mae.data import MAX_PIXELS, first_readable, fixed_images, open_source, to_float
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.attention import Heads, attention_layer, cls_attention, has_cls, mass_threshold, pick_heads
+from perceptual_mae.evaluation.attention import (
+    Heads,
+    attention_layer,
+    cls_attention,
+    has_cls,
+    mass_threshold,
+    pick_heads,
+)
 from perceptual_mae.models.encoder import Encoder
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 from perceptual_mae.report.attention_grid import ModelMaps, attention_grid
 from perceptual_mae.report.figures import save
 from perceptual_mae.training.device import choose_device

@@ -14,7 +14,15 @@ OPTIONAL = {
     "tensorboard": ("curves in TensorBoard", "pip install tensorboard"),
     "faster_coco_eval": ("detection: average precision", "pip install 'perceptual-mae[detection]'"),
     "pycocotools": ("detection: COCO's masks", "pip install 'perceptual-mae[detection]'"),
-    "transformers": ("segmentation: UperNet", "pip install 'perceptual-mae[segmentation]'"),
+    "transformers": (
+        "segmentation: UperNet; export to it",
+        "pip install 'perceptual-mae[segmentation]'",
+    ),
+    "gradio": ("the local page, pmae app", "pip install 'perceptual-mae[app]'"),
+    "onnxruntime": ("pmae export --to onnx", "pip install 'perceptual-mae[onnx]'"),
+    "wandb": ("--log.trackers wandb", "pip install 'perceptual-mae[trackers]'"),
+    "mlflow": ("--log.trackers mlflow", "pip install 'perceptual-mae[trackers]'"),
+    "trackio": ("--log.trackers trackio", "pip install 'perceptual-mae[trackers]'"),
     "tifffile": ("TIFF images with many channels", "pip install tifffile"),
 }
 

@@ -1,7 +1,7 @@
 """The methods of the paper's Table 2, as data.
 
 Each row names its generators, the terms of its loss and its adversary; nothing else in the package knows a method by
-name. Names on the right are looked up in `pretrain/build.py`.
+name. Names on the right are looked up in `pretraining/build.py`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ class Term:
 
     Attributes:
         name: the term in logs: `loss/<name>`.
-        loss: which loss, a key of `pretrain.build.LOSSES`.
+        loss: which loss, a key of `pretraining.build.LOSSES`.
         through: "network" if it looks through the discriminator or the fixed loss network, "pixels" if not.
         patient: acts only in epochs divisible by `--losses.perceptual-every`, counted from 1, so that the discriminator
             has learnt something when the term looks through it.
@@ -55,7 +55,7 @@ class Row:
     """A method with one of its architectures.
 
     Attributes:
-        generator: a key of `pretrain.build.GENERATORS`.
+        generator: a key of `pretraining.build.GENERATORS`.
         paper: the paper's figures.
     """
 
@@ -68,7 +68,7 @@ class Adversary:
     """Who plays against the generator.
 
     Attributes:
-        discriminator: a key of `pretrain.build.DISCRIMINATORS`.
+        discriminator: a key of `pretraining.build.DISCRIMINATORS`.
         lr: its default learning rate.
         betas: its default decay rates of Adam's moments.
         regularised: whether R1, the perceptual path length and ADA act.

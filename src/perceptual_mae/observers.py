@@ -7,11 +7,11 @@ from torch import Tensor
 
 from perceptual_mae.data import Batch, BatchStream, Source, eval_batches
 from perceptual_mae.data.choice import seeded_order
-from perceptual_mae.evaluate.knn import knn_accuracy, mean_token_features
-from perceptual_mae.evaluate.reconstruction import look, reconstruction_errors
+from perceptual_mae.evaluation.knn import knn_accuracy, mean_token_features
+from perceptual_mae.evaluation.reconstruction import look, reconstruction_errors
 from perceptual_mae.files import if_possible
-from perceptual_mae.pretrain.config import LogConfig
-from perceptual_mae.pretrain.moment import Moment, Observer, every_epochs
+from perceptual_mae.pretraining.config import LogConfig
+from perceptual_mae.pretraining.moment import Moment, Observer, every_epochs
 from perceptual_mae.report.figures import Show, reconstruction_grid, save, unseen
 from perceptual_mae.seeds import Stream
 from perceptual_mae.training.schedule import spread

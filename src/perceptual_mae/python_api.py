@@ -13,11 +13,11 @@ from rich.console import Console
 from perceptual_mae import api, attention_maps
 from perceptual_mae.encoders import load_encoder
 from perceptual_mae.errors import UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.measure import evaluation
 from perceptual_mae.models.encoder import Encoder
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report import curves
 from perceptual_mae.report import evaluation as tables
 from perceptual_mae.report.embed import embed

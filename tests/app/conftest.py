@@ -18,8 +18,8 @@ from odd_files import photograph
 from perceptual_mae.api import pretrain
 from perceptual_mae.app.studio import Studio, open_studio
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.evaluate.embed import embed
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.evaluation.embed import embed
+from perceptual_mae.pretraining.config import PretrainConfig
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

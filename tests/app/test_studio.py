@@ -15,7 +15,7 @@ from perceptual_mae.app.painting import Painting
 from perceptual_mae.app.studio import RefusedError, Studio, open_studio
 from perceptual_mae.cli.main import main
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.attention import cls_attention, patch_attention
+from perceptual_mae.evaluation.attention import cls_attention, patch_attention
 
 
 def picked(name: str, content: bytes) -> str:

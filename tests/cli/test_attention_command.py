@@ -15,7 +15,7 @@ from perceptual_mae.attention_maps import attention_figure, same_images
 from perceptual_mae.cli.attention import run as attention
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from perceptual_mae import __version__
 from perceptual_mae.api import pretrain
 from perceptual_mae.cli.main import COMMANDS, main
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.settings import to_dict
 
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "matplotlib", "sklearn", "skimage", "PIL")

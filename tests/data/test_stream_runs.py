@@ -23,7 +23,7 @@ from perceptual_mae.cli.main import main
 from perceptual_mae.data import StreamSettings
 from perceptual_mae.data.streaming import transfer
 from perceptual_mae.data.streaming.plan import LANES, SHUFFLE_BUFFER
-from perceptual_mae.pretrain.config import LogConfig
+from perceptual_mae.pretraining.config import LogConfig
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.config import LoaderConfig
 

@@ -14,9 +14,9 @@ from perceptual_mae.api import pretrain
 from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models import MaskedAutoencoder
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.config import PixelConfig, PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.config import PixelConfig, PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 
 MakeConfig = Callable[..., PretrainConfig]
 

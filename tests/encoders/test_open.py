@@ -21,8 +21,8 @@ from perceptual_mae.errors import UsageError
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.positions import resample
-from perceptual_mae.pretrain.build import build_model
-from perceptual_mae.pretrain.config import PixelConfig, PretrainConfig
+from perceptual_mae.pretraining.build import build_model
+from perceptual_mae.pretraining.config import PixelConfig, PretrainConfig
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.checkpoint import Checkpoint, save
 

@@ -18,9 +18,9 @@ from perceptual_mae.estimate.cost import StepCost, count, cycle_of, kinds_of, mi
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.cost import count_parameters, training_gflop
-from perceptual_mae.pretrain.cast import build_cast
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.loss_config import AdaConfig
+from perceptual_mae.pretraining.cast import build_cast
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.loss_config import AdaConfig
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.training.schedule import Clock
 
@@ -121,9 +121,9 @@ def test_the_size_of_a_checkpoint(costs: dict[str, StepCost], make_config: Any) 
 MEASURED = """
 import sys, json, torch
 from dataclasses import replace
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.loss_config import AdaConfig
-from perceptual_mae.pretrain.cast import build_cast
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.loss_config import AdaConfig
+from perceptual_mae.pretraining.cast import build_cast
 from perceptual_mae.estimate.cost import cycle_of, kinds_of, micro_batch, patience_of
 from perceptual_mae.estimate.measured import free_memory
 from perceptual_mae.training.device import make_accelerator

@@ -18,7 +18,7 @@ from perceptual_mae.estimate.hardware import GPUS
 from perceptual_mae.estimate.machine import Range, fits, largest, memory
 from perceptual_mae.estimate.measured import Calibration, Images
 from perceptual_mae.estimate.plan import Given, Plan, machine_of, make
-from perceptual_mae.pretrain.config import OptimizerConfig, PretrainConfig
+from perceptual_mae.pretraining.config import OptimizerConfig, PretrainConfig
 
 RUN = PretrainConfig(data="", model="micro", image_size=64, patch_size=8, batch_size=512)
 

@@ -13,9 +13,9 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from perceptual_mae.api import pretrain
-from perceptual_mae.pretrain.build import build_model
-from perceptual_mae.pretrain.config import LogConfig, PixelConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import build_model
+from perceptual_mae.pretraining.config import LogConfig, PixelConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training.checkpoint import Checkpoint, save
 
 Runs = Callable[..., Path]

@@ -16,8 +16,8 @@ from perceptual_mae.export import export_encoder
 from perceptual_mae.export.check import compare, demand
 from perceptual_mae.export.timm_format import timm_name
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from perceptual_mae import load_encoder
 from perceptual_mae.augment.crops import center_crop_resize
 from perceptual_mae.errors import UsageError
 from perceptual_mae.export import export_encoder
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder
 
 transformers = pytest.importorskip("transformers")
 from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining, ViTModel  # noqa: E402

@@ -10,7 +10,7 @@ from hostile import HOSTILE, damaged, fuzz, mutated, outcome
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.report.finetuned import write_finetuned_report
 from perceptual_mae.report.html import write_report
 from perceptual_mae.report.tracks import Damage, read_records, tracks

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from perceptual_mae import plain_yaml
 from perceptual_mae.cli import pretrain as pretrain_command
 from perceptual_mae.cli.main import main
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 from perceptual_mae.settings import from_dict, to_dict
 from perceptual_mae.transfer.config import ClassificationConfig, DetectionConfig, SegmentationConfig, config_of
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from perceptual_mae.api import pretrain
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 
 
 @pytest.fixture(scope="session")

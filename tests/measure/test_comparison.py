@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.measure import comparison
 from perceptual_mae.measure.comparison import compare, train
 from perceptual_mae.measure.config import CompareConfig
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.signals import Interrupted
 
 

@@ -15,8 +15,8 @@ from perceptual_mae.data import eval_batches, open_source, to_float
 from perceptual_mae.data.subset import held_out
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
-from perceptual_mae.evaluate.knn import knn_accuracy
+from perceptual_mae.evaluation.config import EvaluateConfig
+from perceptual_mae.evaluation.knn import knn_accuracy
 from perceptual_mae.measure import evaluation, parts
 from perceptual_mae.measure.evaluation import evaluate
 from perceptual_mae.report.evaluation import headline

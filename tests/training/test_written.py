@@ -22,8 +22,8 @@ from perceptual_mae import files, observers
 from perceptual_mae.api import pretrain
 from perceptual_mae.errors import PmaeError, WriteError
 from perceptual_mae.files import append_text, if_possible, write_atomically, write_text, writing
-from perceptual_mae.pretrain.config import LogConfig, PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training import folder as training_folder
 
 MakeConfig = Callable[..., PretrainConfig]
@@ -200,7 +200,7 @@ def test_a_kill_between_the_last_checkpoint_and_its_encoder_leaves_no_old_encode
 def test_milestones_of_a_run(make_config: MakeConfig, tmp_path: Path, photographs: torch.Tensor) -> None:
     from PIL import Image
 
-    from perceptual_mae.pretrain.config import CheckpointConfig
+    from perceptual_mae.pretraining.config import CheckpointConfig
 
     (tmp_path / "photos").mkdir()
     for index, picture in enumerate(photographs):

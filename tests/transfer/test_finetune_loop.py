@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from perceptual_mae import load_encoder, load_finetuned
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models.task_network import TaskNetwork
-from perceptual_mae.pretrain.folder import is_run
+from perceptual_mae.pretraining.folder import is_run
 from perceptual_mae.training.config import CheckpointConfig, SpikeConfig
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.transfer.config import ClassificationConfig, FinetuneOptimizerConfig, MixConfig

@@ -9,7 +9,7 @@ from perceptual_mae.app.fixtures import board
 from perceptual_mae.app.markup import message, note
 from perceptual_mae.app.photograph import Photograph
 from perceptual_mae.app.studio import RefusedError, Studio
-from perceptual_mae.evaluate.attention import has_cls
+from perceptual_mae.evaluation.attention import has_cls
 
 FIRST = "Pick an example, or drop an image of yours."
 """What to do on a page that has no image, or whose server was started anew."""

@@ -5,7 +5,7 @@ import itertools
 from perceptual_mae.data import BrokenImage, Source, decode, open_source
 from perceptual_mae.data.types import Item
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.seeds import Stream, permutation
 
 TRIED = 10

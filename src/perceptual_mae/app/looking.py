@@ -10,7 +10,7 @@ from torch import Tensor
 from perceptual_mae.app.photograph import Photograph, View, to_batch
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError
-from perceptual_mae.evaluate.attention import attention_layer, cls_attention, patch_attention
+from perceptual_mae.evaluation.attention import attention_layer, cls_attention, patch_attention
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.training.device import choose_device
 

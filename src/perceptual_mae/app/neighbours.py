@@ -19,9 +19,9 @@ from perceptual_mae.data import Source
 from perceptual_mae.data.joined import open_splits
 from perceptual_mae.data.types import Item
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.embed import METADATA
-from perceptual_mae.evaluate.feature_cache import images_digest, weights_digest
-from perceptual_mae.evaluate.features import Pool, image_vectors, part_of
+from perceptual_mae.evaluation.embed import METADATA
+from perceptual_mae.evaluation.feature_cache import images_digest, weights_digest
+from perceptual_mae.evaluation.features import Pool, image_vectors, part_of
 from perceptual_mae.paths import user_path
 
 COLUMNS = ("path", "label", "vector")

@@ -11,13 +11,13 @@ from torch import Tensor
 from perceptual_mae.app.masks import Board, as_noise
 from perceptual_mae.app.photograph import Photograph, View, to_batch
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.reconstruction_metrics import errors
+from perceptual_mae.evaluation.reconstruction_metrics import errors
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.patches import mask_to_pixels
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training.device import choose_device
 
 

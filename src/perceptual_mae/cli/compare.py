@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from perceptual_mae.cli.parser import Parser
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.measure.config import CompareConfig
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.settings import from_dict
 
 SET_HERE = {"out", "method", "architecture", "loss_network"}

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     from perceptual_mae.data import auto_workers
     from perceptual_mae.data.joined import open_splits
     from perceptual_mae.encoders import open_encoder
-    from perceptual_mae.evaluate.embed import embed, skipped_list
+    from perceptual_mae.evaluation.embed import embed, skipped_list
     from perceptual_mae.training.device import choose_device
     from perceptual_mae.training.memory import keep_freed_memory
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from perceptual_mae.cli.parser import Parser
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 
 
 def make_parser() -> Parser:

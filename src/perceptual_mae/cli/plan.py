@@ -6,7 +6,7 @@ from pathlib import Path
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.estimate.config import PlanConfig
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.settings import from_dict
 
 SET_HERE = {"data", "out", "val_data", "sharding"}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from perceptual_mae.cli.parser import Parser
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.launch import adopt_slurm, is_main
 
 

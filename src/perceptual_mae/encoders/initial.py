@@ -12,8 +12,8 @@ from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.models.weights import unwrap
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 
 _FIXED = ("decoder_pos_embed", "mean", "std")
 """Of a decoder's state: what is no weight, and belongs to the size of the model's own images."""

@@ -19,8 +19,8 @@ from perceptual_mae.models.encoder import Encoder, RawPixels
 from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_mae.models.weights import unwrap
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 
 FORMS = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME, random:SIZE/PATCH or pixels:SIDE"
 _MOST_CHANNELS = 10_000

@@ -6,8 +6,8 @@ import torch
 
 from perceptual_mae.models.msg_mae import MultiScaleAutoencoder
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.build import build_model
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.build import build_model
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 
 
 def has_skips(spec: str | Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 from perceptual_mae.errors import UsageError, nearest
 from perceptual_mae.estimate.hardware import GPUS
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 
 IMAGENET_BYTES = 110_000
 """Mean size of ImageNet's training images as JPEG files."""

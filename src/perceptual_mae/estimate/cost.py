@@ -18,9 +18,9 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.models.dvae import DvaeEncoder
 from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.models.timm_features import TimmFeatures
-from perceptual_mae.pretrain.cast import Cast, build_cast
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.player import MicroBatch
+from perceptual_mae.pretraining.cast import Cast, build_cast
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.player import MicroBatch
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.training.schedule import Clock
 

@@ -17,8 +17,8 @@ from perceptual_mae.data.photos import load_photos
 from perceptual_mae.data.types import Item, Source, Streamed
 from perceptual_mae.errors import UsageError
 from perceptual_mae.estimate.cost import StepCost, cycle_of, kinds_of, loss_network, micro_batch, patience_of
-from perceptual_mae.pretrain.cast import build_cast
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.cast import build_cast
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.device import choose_device, make_accelerator
 from perceptual_mae.training.memory import keep_freed_memory
 from perceptual_mae.training.schedule import Clock

@@ -35,7 +35,7 @@ from perceptual_mae.estimate.measured import (
 )
 from perceptual_mae.estimate.warnings import warnings_of
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.device import choose_device
 
 IMAGENET = 1_281_167

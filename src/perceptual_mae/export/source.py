@@ -15,8 +15,8 @@ from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ from rich.console import Console
 from perceptual_mae import __version__
 from perceptual_mae.credentials import public, without_credentials
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.config import FLOORS, CompareConfig
 from perceptual_mae.measure.evaluation import evaluate
 from perceptual_mae.measure.pictures import draw_side_by_side
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.config import PretrainConfig
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report.comparison import write_comparison
 from perceptual_mae.report.evaluation import headline
 from perceptual_mae.settings import to_dict

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.methods import METHODS
-from perceptual_mae.pretrain.config import PretrainConfig
+from perceptual_mae.pretraining.config import PretrainConfig
 
 FLOORS = {"random init": "random:{model}/{patch_size}", "raw pixels": "pixels:16"}
 """What any training should beat, by the name of its row: the encoder, in the run's words."""

@@ -20,15 +20,15 @@ from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import fixed_images
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
-from perceptual_mae.evaluate.reconstruction import look
-from perceptual_mae.evaluate.scores import NothingToClassify
+from perceptual_mae.evaluation.config import EvaluateConfig
+from perceptual_mae.evaluation.reconstruction import look
+from perceptual_mae.evaluation.scores import NothingToClassify
 from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.parts import VERSION, Measurements, Part, mask_ratio
 from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
 from perceptual_mae.measure.telling import telling
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.folder import is_run
+from perceptual_mae.pretraining.folder import is_run
 from perceptual_mae.report.confusion import confusion_figure
 from perceptual_mae.report.evaluation import markdown, summary
 from perceptual_mae.report.figures import reconstruction_grid, save

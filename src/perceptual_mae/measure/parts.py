@@ -8,15 +8,15 @@ from typing import Any
 
 from perceptual_mae.data import Source, auto_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.evaluate.config import EvaluateConfig, Pool
-from perceptual_mae.evaluate.feature_cache import default_cache, images_digest, weights_digest
-from perceptual_mae.evaluate.features import Features, extract
-from perceptual_mae.evaluate.fidelity import Extractor, encoder_extractor, inception
-from perceptual_mae.evaluate.knn import KS, knn_scores
-from perceptual_mae.evaluate.linear_probe import cached_probe
-from perceptual_mae.evaluate.mae_probe import mae_probe
-from perceptual_mae.evaluate.probe_config import LinearProbeConfig, MaeProbeConfig
-from perceptual_mae.evaluate.reconstruction_metrics import measure_reconstructions
+from perceptual_mae.evaluation.config import EvaluateConfig, Pool
+from perceptual_mae.evaluation.feature_cache import default_cache, images_digest, weights_digest
+from perceptual_mae.evaluation.features import Features, extract
+from perceptual_mae.evaluation.fidelity import Extractor, encoder_extractor, inception
+from perceptual_mae.evaluation.knn import KS, knn_scores
+from perceptual_mae.evaluation.linear_probe import cached_probe
+from perceptual_mae.evaluation.mae_probe import mae_probe
+from perceptual_mae.evaluation.probe_config import LinearProbeConfig, MaeProbeConfig
+from perceptual_mae.evaluation.reconstruction_metrics import measure_reconstructions
 from perceptual_mae.measure.subject import Images, Subject
 from perceptual_mae.measure.telling import Tell
 from perceptual_mae.models import MaskedAutoencoder

@@ -6,9 +6,9 @@ from pathlib import Path
 from perceptual_mae.attention_maps import attention_figure, same_images
 from perceptual_mae.data import fixed_images, open_source
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.evaluate.reconstruction import look
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder
+from perceptual_mae.evaluation.reconstruction import look
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report.figures import save, side_by_side
 from perceptual_mae.training.device import choose_device
 

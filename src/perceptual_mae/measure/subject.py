@@ -6,11 +6,11 @@ from perceptual_mae.data import Source, first_readable, open_source
 from perceptual_mae.data.subset import Relabelled, held_out, sample
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError
-from perceptual_mae.evaluate.config import EvaluateConfig
+from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
-from perceptual_mae.pretrain.build import trained_model
-from perceptual_mae.pretrain.folder import RunFolder, is_run
+from perceptual_mae.pretraining.build import trained_model
+from perceptual_mae.pretraining.folder import RunFolder, is_run
 from perceptual_mae.training.device import choose_device
 
 HELD_OUT = 0.2

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from perceptual_mae.pretrain.health import LONG, health
+from perceptual_mae.pretraining.health import LONG, health
 from perceptual_mae.report.panels import pretty
 from perceptual_mae.report.run_folder import RunRecord
 from perceptual_mae.report.words import UNKNOWN, compact, count, duration, is_number, number, percent

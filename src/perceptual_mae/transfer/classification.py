@@ -21,7 +21,7 @@ from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.subset import Relabelled, Subset, held_out, labels_of
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError
-from perceptual_mae.evaluate.scores import Scores, score
+from perceptual_mae.evaluation.scores import Scores, score
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.classifier import Classifier
 from perceptual_mae.models.task_network import TaskNetwork

@@ -16,7 +16,7 @@ from perceptual_mae.errors import PmaeError, UsageError, printable
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.task_network import TaskNetwork
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretrain.folder import is_run
+from perceptual_mae.pretraining.folder import is_run
 from perceptual_mae.transfer.folder import MODEL
 from perceptual_mae.transfer.task import Learnt
 

@@ -1,0 +1,111 @@
+"""Lazy regularisation of the two players (StyleGAN2, arXiv 1912.04958): now and then, and as much stronger."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.losses.gradient_penalty import r1_penalty
+from perceptual_mae.losses.path_length import PathLength, exact_lengths, finite_difference_lengths
+from perceptual_mae.models import MaskedAutoencoder, Reconstruction
+from perceptual_mae.pretraining.opponent import Opponent
+from perceptual_mae.pretraining.player import MicroBatch, Player
+from perceptual_mae.training.tally import Tally
+
+
+@dataclass
+class R1:
+    """Keeps the discriminator smooth around real images.
+
+    Attributes:
+        gamma: weight.
+        every: steps between penalties; each counts so many times.
+    """
+
+    gamma: float
+    every: int
+
+    def __call__(self, opponent: Opponent, batch: Sequence[MicroBatch]) -> dict[str, float]:
+        """Take a step of the discriminator.
+
+        With respect to the images that it receives, after augmentation: resampling has no second derivative to take.
+        """
+        player, tally = opponent.player, Tally(opponent.accelerator, len(batch))
+        for part in batch:
+            real = opponent.real(part.images, opponent.augmentation(part.augmentation))
+            # Past `network`: mixed precision and compiled regions have no second derivatives.
+            penalty = self.gamma * r1_penalty(player.module.judge, real)
+            (self.every * penalty / len(batch)).backward()
+            tally.add({"loss/r1": penalty})
+        player.average_gradients(opponent.accelerator)
+        log = tally.means()
+        player.improve()
+        return log
+
+
+@dataclass
+class PerceptualPath:
+    """Keeps the generator's steps even: how far the picture moves, as the discriminator sees it, for a step of z.
+
+    Attributes:
+        state: the running mean length, in checkpoints.
+        weight: weight of the penalty.
+        every: steps between penalties; each counts so many times.
+        exact: second derivatives in place of finite differences.
+    """
+
+    state: PathLength
+    weight: float
+    every: int
+    exact: bool
+
+    def __call__(
+        self,
+        opponent: Opponent,
+        player: Player,
+        batch: Sequence[MicroBatch],
+        made: Sequence[Reconstruction],
+        tally: Tally,
+    ) -> None:
+        """Add to the gradient of the generator's decoder; on every second image, masks and augmentation as they were.
+
+        The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the pull
+        through the discriminator that counts least (see `share_that_counts`), which is the adversarial
+        one, or it would outweigh the pixels in its turn.
+        """
+        accelerator = opponent.accelerator
+        share = min(value for name, value in tally.sums.items() if name.startswith("pull_share/"))
+        for part, half in zip(batch, made, strict=True):
+            with opponent.player.fixed():
+                lengths = self.lengths(opponent, player, half, part)
+            penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))
+            (share * self.every * penalty / len(batch)).backward()
+            tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
+        player.average_gradients(accelerator)
+
+    def lengths(
+        self, opponent: Opponent, player: Player[MaskedAutoencoder], half: Reconstruction, part: MicroBatch
+    ) -> Tensor:
+        """`(b,)` how far D's features move for a step of z in a random direction, of images 0, 2, 4, ... of a part."""
+        numbers = None if part.augmentation is None else part.augmentation[::2]
+        assert part.seeds is not None
+        # Of each image its own: the number of processes and micro-batches does not change what is drawn.
+        streams = [torch.Generator().manual_seed(seed) for seed in part.seeds[::2].tolist()]
+
+        def normal_like(one: Tensor) -> Tensor:
+            drawn = [torch.randn(one.shape[1:], generator=stream, dtype=one.dtype) for stream in streams]
+            return torch.stack(drawn).to(one.device)
+
+        change = opponent.augmentation(numbers)
+        model = player.module
+        # The class's function is never a compiled region, which cannot be differentiated twice.
+        decode = type(model).decode.__get__(model) if self.exact else model.decode
+
+        def features(z: Tensor) -> tuple[Tensor, ...]:
+            drawn = half.drawn(decode(z, half.masking, half.maps))
+            return opponent.player.module.judge(opponent.augmented(drawn.pyramid, change)).features
+
+        if self.exact:
+            return exact_lengths(features, half.latent, normal_like)
+        return finite_difference_lengths(features, half.latent, normal_like(half.latent))
