@@ -19,9 +19,8 @@ FLOORS = (
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
-    *(
-        ("__init__", name) for name in ("encoders", "errors", "methods", "pretraining", "python_api", "transfer")
-    ),  # lazily
+    # `perceptual_mae.pretrain` and its like, which import when they are asked for
+    *(("__init__", name) for name in ("encoders", "errors", "methods", "pretraining", "python_api", "transfer")),
     ("files", "errors"),
     ("foreign_pickle", "errors"),
     ("settings", "errors"),

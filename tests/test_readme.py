@@ -71,3 +71,15 @@ def test_every_finetuning_command_has_known_flags(text: str) -> None:
 def test_every_picture_is_there() -> None:
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (Path(__file__).parents[1] / picture).is_file(), picture
+
+
+@pytest.mark.slow
+def test_the_first_example_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = next(code for code in PYTHON if "pm.pretrain" in code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 50,')
+    tokens = names["encoder"](torch.rand(2, 3, 64, 64))  # type: ignore[operator]
+    assert tokens.shape == (2, 65, 96)
