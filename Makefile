@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= runs/demo
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -11,7 +12,7 @@ demo: $(STAMP)                       ## pre-train a small ViT on real photograph
 	$(BIN)/pmae demo --out $(DEMO)
 
 test: lint                           ## lint, format check, types, then the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

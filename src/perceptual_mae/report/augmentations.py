@@ -14,6 +14,7 @@ from perceptual_mae.data.photos import load_photos
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.report.figures import DPI, WORDS, save
 from perceptual_mae.report.pictures import to_pictures
+from perceptual_mae.report.shown import ShownFigure
 from perceptual_mae.seeds import Stream, generator
 
 PROBABILITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -76,7 +77,7 @@ def augmentation_grid(grid: Tensor) -> Figure:
     gap, left, header, footer = 5, 112, 52, 40
     height, width = header + rows * (high + gap) - gap + footer, left + columns * (wide + gap) - gap
     canvas = np.zeros((height, width, 4), np.uint8)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
+    figure = ShownFigure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
 

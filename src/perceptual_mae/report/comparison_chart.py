@@ -15,6 +15,7 @@ from perceptual_mae.report.comparison_folder import METHOD, PUBLISHED, Compariso
 from perceptual_mae.report.comparison_table import DISTANCES, Measure, baseline, best, columns, lookup
 from perceptual_mae.report.curves import INK, LINES, RULES, WORDS, inline
 from perceptual_mae.report.figures import shortened
+from perceptual_mae.report.shown import ShownFigure
 
 WIDTH = 380.0
 """Points; a little less than a panel of curves, so that letters are larger on a phone."""
@@ -69,7 +70,7 @@ def dots(comparison: Comparison, one: Measure) -> Figure:
     rows = [(row, spread) for row in comparison.rows if (spread := lookup(row, one)[0]) is not None]
     heights = _heights([row for row, _ in rows])
     tall = heights[-1] + LINE / 2 + FOOT
-    figure = Figure(figsize=(WIDTH / 72, tall / 72), facecolor="none")
+    figure = ShownFigure(figsize=(WIDTH / 72, tall / 72), facecolor="none")
     labels = ROOM + LETTER * max(min(len(row.name), LETTERS) for row, _ in rows)
     wide = max(NARROWEST, WIDTH - labels - ROOM - LETTER * max(len(one.spread(spread)) for _, spread in rows))
     axes = figure.add_axes((labels / WIDTH, FOOT / tall, wide / WIDTH, 1 - FOOT / tall))

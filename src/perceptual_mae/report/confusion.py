@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from perceptual_mae.report.curves import LINES
 from perceptual_mae.report.figures import DPI, WORDS, shortened, text_width
 from perceptual_mae.report.pictures import Images, to_array
+from perceptual_mae.report.shown import ShownFigure
 
 SIDE = 900
 """Pixels that a matrix of many classes is wide."""
@@ -58,7 +59,7 @@ def confusion_figure(confusion: Images, names: Sequence[str]) -> Figure:
     left, bottom = 34 + reach, (size * 1.6 if flat else reach) + 34
     legend, edge = 46, 12
     width, height = left + max(side, LEGEND) + edge, legend + side + bottom
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
+    figure = ShownFigure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")

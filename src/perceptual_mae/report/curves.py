@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from perceptual_mae.report.panels import Line, Panel, panels
+from perceptual_mae.report.shown import ShownFigure
 from perceptual_mae.report.tracks import tracks
 from perceptual_mae.report.words import number, scientific
 
@@ -41,7 +42,7 @@ def curves(metrics: Iterable[Mapping[str, Any]], expected: Mapping[str, float] |
 
 def draw(panel: Panel, *, bare: bool = False) -> Figure:
     """A panel as a figure; `bare` leaves out title and legend, which a page writes itself."""
-    figure = Figure(figsize=SIZE, facecolor="none")
+    figure = ShownFigure(figsize=SIZE, facecolor="none")
     figure.subplots_adjust(left=0.112, right=0.98, bottom=0.12, top=0.965 if bare else 0.80)
     axes = figure.add_subplot()
     _style(axes, panel)

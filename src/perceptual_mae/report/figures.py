@@ -15,6 +15,7 @@ from PIL import ImageFont
 
 from perceptual_mae.files import write_atomically
 from perceptual_mae.report.pictures import Box, Images, Mosaic, hide, mosaic, to_array, to_pictures
+from perceptual_mae.report.shown import ShownFigure
 
 WORDS = "#7a7f87"
 DPI = 100
@@ -89,7 +90,7 @@ def _grid(columns: Sequence[Images], titles: Sequence[str], captions: Sequence[s
 def draw(layout: Mosaic, titles: Sequence[str], captions: Sequence[str]) -> Figure:
     """A layout with its words: one title a column, and one caption an image or none. What is too long is shortened."""
     height, width = layout.canvas.shape[:2]
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
+    figure = ShownFigure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     # One image at exactly its own size: what is drawn is the canvas, pixel for pixel.
