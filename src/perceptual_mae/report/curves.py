@@ -62,7 +62,7 @@ def draw(panel: Panel, *, bare: bool = False) -> Figure:
                 fontsize=9.5,
             )
     if not bare:
-        figure.text(0.02, 0.93, panel.title, fontsize=11.5, fontweight="semibold", color=WORDS, parse_math=False)
+        figure.text(0.02, 0.93, panel.title, fontsize=11.5, fontweight="bold", color=WORDS, parse_math=False)
         names = [line.name for line in panel.lines]
         legend = figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.01, 0.92), ncols=4, frameon=False)
         for text in legend.get_texts():
