@@ -80,6 +80,6 @@ def test_the_first_example_runs_as_printed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names: dict[str, object] = {}
     exec(example, names)
-    assert (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 50,')
+    assert (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 20,')
     tokens = names["encoder"](torch.rand(2, 3, 64, 64))  # type: ignore[operator]
     assert tokens.shape == (2, 65, 96)

@@ -67,7 +67,7 @@ def test_it_learns_what_it_sees(encoder: Encoder) -> None:
     network = detector(encoder).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     totals = []
-    for _ in range(16):
+    for _ in range(24):
         loss = torch.stack(list(network(images, targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
