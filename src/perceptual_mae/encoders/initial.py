@@ -40,12 +40,11 @@ def start_from(model: MaskedAutoencoder, spec: str, own_pixels: bool = False) ->
     try:
         encoder, matched = open_encoder(spec, model.image_size)
     except PmaeError as error:
-        words = str(error).removeprefix(f"ENCODER {spec}: ").removeprefix("--image-size: ")
-        raise type(error)(f"--init {spec}: {words.removeprefix(f'ENCODER {spec}: ')}") from error
+        words = str(error).partition(f"ENCODER {spec}: ")[2] or str(error)
+        raise type(error)(f"--init {spec}: {words}") from error
     _check(model, encoder, spec)
-    weights = {name: tensor for name, tensor in encoder.network.state_dict().items() if not name.startswith("head")}
-    decoder = _decoder_of(spec, model)
-    model.load_state_dict(weights | decoder, strict=False)
+    given, decoder = encoder.network.state_dict(), _decoder_of(spec, model)
+    model.load_state_dict({name: given[name] for name in model.encoder_state_dict()} | decoder, strict=False)
     if not own_pixels:
         model.mean.copy_(encoder.mean)
         model.std.copy_(encoder.std)
@@ -62,7 +61,7 @@ def _check(model: MaskedAutoencoder, encoder: Encoder, spec: str) -> None:
     given = {
         name: tensor.shape for name, tensor in encoder.network.state_dict().items() if name.split(".")[0] != "head"
     }
-    if not encoder.depth or own.keys() & given.keys() == set():
+    if not encoder.depth or own.keys().isdisjoint(given):
         raise UsageError(f"--init {spec}: {encoder.name} is no Vision Transformer")
     first: Any = model.blocks[0]
     sizes = (model.embed_dim, len(model.blocks), first.attn.num_heads, model.patch_size, model.in_channels)

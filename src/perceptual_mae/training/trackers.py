@@ -173,7 +173,7 @@ def _start(accelerator: Accelerator, name: str, run: Run, step: int) -> None:
         tracker.start()
         if name not in known and name in _IDENTITY:
             tracker.store_init_configuration(_flat(public(to_dict(run.config))))
-            run.describe(trackers=known | run.facts().get("trackers", {}) | {name: _IDENTITY[name](tracker)})
+            run.describe(trackers=run.facts().get("trackers", {}) | {name: _IDENTITY[name](tracker)})
     except Exception as error:  # each has its own, and whatever it is, training can do without
         if step or name == "tensorboard":
             _leave_out(accelerator, tracker, error)
