@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -147,13 +148,18 @@ print(json.dumps(peak_memory(torch.device("cpu")) * 2**30 - before))
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["mse", "ls-gan-p", "stylegan2-ada-p"])
 def test_memory_of_a_real_process(method: str) -> None:
-    """Within 25 %: kernels take workspace, and the allocator keeps what was freed in pieces."""
+    """What tensors take at once, within 10 %: kernels have workspace of their own.
+
+    glibc is told to hand back at once what was freed: how much of it stays in pieces (up to 40 %, most where sizes are
+    many) depends on the machine.
+    """
     images = 128
     command = [sys.executable, "-c", MEASURED, method, str(images)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    prompt = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | prompt)
     taken = json.loads(ran.stdout)
     counted = count(config(method=method, image_size=64), "fp32").peak(images)
-    assert counted == pytest.approx(taken, rel=0.25)
+    assert counted == pytest.approx(taken, rel=0.1)
 
 
 def test_lines_bend_upward(costs: dict[str, StepCost]) -> None:

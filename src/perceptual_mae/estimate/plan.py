@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from perceptual_mae.estimate.config import IMAGENET_BYTES, PlanConfig
 from perceptual_mae.estimate.cost import StepCost, count
-from perceptual_mae.estimate.hardware import GPUS, SHARE, SHARE_CPU
+from perceptual_mae.estimate.hardware import GPUS, SHARE, SHARE_CPU, USABLE_CPU
 from perceptual_mae.estimate.machine import (
     GENERATOR,
     Machine,
@@ -173,8 +173,8 @@ def machine_of(config: PlanConfig, calibration: Calibration | None) -> tuple[Mac
     device = choose_device(config.pretrain.device)
     rate = matmul_rate(device, config.precision)
     there, taken = free_memory(device)
-    assumed = SHARE if device == "cuda" else SHARE_CPU
-    machine = Machine(device_title(device), rate, share or Range(*assumed), memory=there, taken=taken, usable=1.0)
+    assumed, usable = (SHARE, 1.0) if device == "cuda" else (SHARE_CPU, USABLE_CPU)
+    machine = Machine(device_title(device), rate, share or Range(*assumed), memory=there, taken=taken, usable=usable)
     if calibration is not None:
         return machine, "measured", f"the share of the rate is that of {calibration.what}: {calibration.share:.0%}"
     words = f"matrix products were measured, {rate / 1e9:.0f} GFLOP/s; a share of {assumed[0]:.0%} to {assumed[1]:.0%}"
