@@ -3,7 +3,9 @@
     python -m benchmarks.table2_small rows --seeds 2              # equal epochs
     python -m benchmarks.table2_small rows --seeds 2 --equal-time # each row as long as the slowest
     python -m benchmarks.table2_small knobs --epochs 8            # settings, one at a time
+    python -m benchmarks.table2_small floors                      # without training, and with a million labels
     python -m benchmarks.table2_small page                        # docs/results.md from what is there
+    python -m benchmarks.table2_small pictures --rows mse,timm-p  # what they draw and look at, from their runs
 
 Cells that are there are not repeated, one that was cut off goes on, so that a table is filled over several sittings, on
 several machines: `--minutes` ends a sitting.
@@ -17,8 +19,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.table2 import knobs, page
+from benchmarks.table2 import charts, knobs, page, pictures
 from benchmarks.table2.cell import RESULTS, SHARED, Cell, fill, read
+from benchmarks.table2.floors import measure_floors
+from benchmarks.table2.table import all_cells
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.methods import METHODS
 
@@ -53,9 +57,19 @@ def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
     return round(options.epochs * max(cost[other] for other in ROWS) / cost[row])
 
 
+def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
+    """Make what is not a cell."""
+    if options.what == "floors":
+        return [measure_floors(options.data, options.model, options.image_size, options.out, workers)]
+    if options.what == "page":
+        return [page.write(), *charts.draw(all_cells())]
+    options.what = "rows"
+    return pictures.draw(list(cells(options)), options.out)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "knobs", "page"])
+    parser.add_argument("what", choices=["rows", "knobs", "floors", "page", "pictures"])
     parser.add_argument("--data", default=str(SHARED / "data" / "tiny-imagenet-40"))
     parser.add_argument("--model", default="micro")
     parser.add_argument("--image-size", type=int, default=64, help="of the data: 64, or 96 for imagenette-96")
@@ -71,11 +85,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/table2"), help="for runs: weights, logs, pictures")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.what == "page":
-        print(page.write())
+    workers = options.workers if options.workers == "auto" else int(options.workers)
+    if options.what in ("floors", "page", "pictures"):
+        print(*written(options, workers), sep="\n")
         return 0
     begun, failed = time.monotonic(), 0
-    workers = options.workers if options.workers == "auto" else int(options.workers)
     for cell in cells(options):
         if cell.file.is_file():
             continue

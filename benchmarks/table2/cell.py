@@ -29,6 +29,8 @@ from perceptual_mae.transfer.folder import FinetuneFolder
 SHARED = Path(__file__).parents[3] / "shared"
 RESULTS = Path(__file__).parents[1] / "results" / "table2"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
+NETWORK = f"timm:tf_efficientnet_lite0:{WEIGHTS}"
+"""What Fréchet distances are measured in, and what methods with a fixed network look through."""
 SHARE = 0.1
 """Of the labels, for fine-tuning."""
 
@@ -74,6 +76,10 @@ class Cell:
         return (
             RESULTS / f"{self.images}-{self.model}" / (self.budget if not self.knob else "knobs") / f"{self.name}.json"
         )
+
+    def folder(self, runs: Path) -> Path:
+        """Of its comparison, in the folder of all of them: with weights, logs and pictures."""
+        return runs / f"{self.images}-{self.model}" / self.name
 
     def settings(self, network: str, precision: str, workers: int | str) -> PretrainConfig:
         """The training, the same for all rows but for what the knob turns.
@@ -124,15 +130,14 @@ def fill(cell: Cell, folder: Path, *, precision: str, workers: int | str, finetu
     """
     if cell.file.is_file():
         return read(cell.file)
-    network = f"timm:tf_efficientnet_lite0:{WEIGHTS}"
-    settings = cell.settings(network, precision, workers)
-    out = folder / f"{cell.images}-{cell.model}" / cell.name
-    evaluation = EvaluateConfig(encoder="", fd=(network,) if WEIGHTS.is_file() else (), workers=0)
+    settings = cell.settings(NETWORK, precision, workers)
+    out = cell.folder(folder)
+    evaluation = EvaluateConfig(encoder="", fd=(NETWORK,) if WEIGHTS.is_file() else (), workers=0)
     config = CompareConfig(
         pretrain=settings,
         evaluate=evaluation,
         methods=(cell.method,),
-        loss_networks=(network,),
+        loss_networks=(NETWORK,),
         floors=False,
         out=str(out),
     )

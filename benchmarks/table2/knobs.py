@@ -28,14 +28,15 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
         START: (
             "losses.adversarial=0.0",
             "losses.adversarial=0.3",
-            "losses.adversarial_balance=null",
+            "losses.adversarial_balance=1e9",
             "losses.adversarial_balance=0.03",
             "losses.adversarial_balance=0.3",
         )
     },
+    "equation 1 to the letter": {START: ('recipe="paper"',), "timm-p": ('recipe="paper"',)},
     "feature matching": {
         START: (
-            "losses.feature_balance=null",
+            "losses.feature_balance=1e9",
             "losses.feature_balance=0.1",
             "losses.feature_balance=1.0",
             "losses.delta_s=0.0",
@@ -43,7 +44,7 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
         )
     },
     "features of a fixed network": {
-        "timm-p": ("losses.feature_balance=null", "losses.feature_balance=1.0", "losses.delta_s=0.0")
+        "timm-p": ("losses.feature_balance=0.1", "losses.feature_balance=1.0", "losses.delta_s=0.0")
     },
     "path length": {"stylegan2-ada-p": ("path.weight=0.0", 'path.estimator="exact"')},
     "R1": {"stylegan2-ada-p": ("discriminator.r1_gamma=0.0", "discriminator.r1_gamma=0.1")},

@@ -1,5 +1,6 @@
 """The step of two players: what each learns from one look, against what each would learn by itself."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -14,11 +15,15 @@ from perceptual_mae.losses.adversarial import adversarial, discriminator_loss
 from perceptual_mae.losses.feature_matching import FeatureMatching
 from perceptual_mae.losses.pixel import l1
 from perceptual_mae.losses.term import Seen
+from perceptual_mae.methods import METHODS
 from perceptual_mae.models.pyramid import image_pyramid
+from perceptual_mae.pretraining.build import build_terms
 from perceptual_mae.pretraining.cast import Cast, build_cast
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.pretraining.player import MicroBatch, Player
+from perceptual_mae.pretraining.recipe import RECIPES
+from perceptual_mae.pretraining.step import share_that_counts
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.training.schedule import Clock
 from perceptual_mae.training.tally import Tally
@@ -42,10 +47,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings: Any) -> Cast:
-    usual = {
-        "discriminator": DiscriminatorConfig(channel_base=512),
-        "losses": LossesConfig(adversarial_balance=None, feature_balance=None),
-    }
+    usual = {"discriminator": DiscriminatorConfig(channel_base=512), "recipe": "paper"}
     config = make_config(method=method, **(usual | settings))
     return build_cast(config, make_accelerator(config.device, config.precision))
 
@@ -230,8 +232,8 @@ def test_p_follows_the_discriminator(make_config: Any) -> None:
     assert steps <= {0.0, 4 * cast.step.opponent.batch_size / 64}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("balances", [(0.5, 0.2), (0.5, None), (1e6, 1e6)])
-def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balances: tuple[float, float | None]) -> None:
+@pytest.mark.parametrize("balances", [(0.5, 0.2), (0.5, math.inf), (1e6, 1e6)])
+def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balances: tuple[float, float]) -> None:
     losses = LossesConfig(adversarial_balance=balances[0], feature_balance=balances[1])
     cast = cast_for(make_config, "ls-gan-p", losses=losses)
     opponent = cast.step.opponent
@@ -247,13 +249,38 @@ def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balances: tup
     terms = {"adversarial": adversarial, "features": FeatureMatching()}
     for (name, term), balance in zip(terms.items(), balances, strict=True):
         (pull,) = torch.autograd.grad(term(leaf, part.images, seen)[0], leaf.predictions, retain_graph=True)
-        allowed = 1.0 if balance is None else min(1.0, balance * float(pixels.norm() / pull.norm()))
-        assert (allowed < 1) == (balance is not None and balance < 1)
+        allowed = min(1.0, balance * float(pixels.norm() / pull.norm()))
+        assert (allowed < 1) == (balance < 1)
         expected |= {f"pull/{name}": pull.norm(), f"pull_share/{name}": torch.tensor(allowed)}
         total = total + allowed * pull
     torch.testing.assert_close(gradient, total, atol=1e-7, rtol=1e-4)
     log = tally.means()
     assert {name: log[name] for name in expected} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].adversary])
+def test_a_recipe_says_how_hard_terms_may_pull(make_config: Any, method: str) -> None:
+    def balances(**settings: Any) -> dict[str, float]:
+        cast = cast_for(make_config, method, **settings)
+        return {term.name: term.balance for term in cast.step.terms if term.through == "network"}
+
+    rules = RECIPES["default"]
+    ours = {"adversarial": rules.adversarial, "features": rules.discriminator_features}
+    assert balances(recipe="default") == {name: ours[name] for name in balances()}
+    assert set(balances(recipe="paper").values()) == {math.inf}
+    assert balances(losses=LossesConfig(adversarial_balance=0.7))["adversarial"] == 0.7, "what is given goes before"
+
+
+def test_a_fixed_network_has_a_limit_of_its_own(make_config: Any) -> None:
+    terms = {term.name: term.balance for term in build_terms(make_config(method="timm-p"))}
+    assert terms == {"l1": math.inf, "features": RECIPES["default"].network_features}
+
+
+def test_a_share_is_whole_where_no_limit_is_set() -> None:
+    nothing, something = torch.tensor(0.0), torch.tensor(2.0)
+    assert share_that_counts(math.inf, nothing, something) == 1
+    assert share_that_counts(0.5, nothing, something) == 0
+    assert share_that_counts(0.5, something, nothing) == 1
 
 
 def test_settings_switch_regularisation_off(make_config: Any) -> None:

@@ -17,13 +17,14 @@ from perceptual_mae.losses.feature_matching import FeatureMatching
 from perceptual_mae.losses.ms_ssim import MsSsimL1
 from perceptual_mae.losses.pixel import l1, masked_mse
 from perceptual_mae.losses.term import LossTerm
-from perceptual_mae.methods import METHODS
+from perceptual_mae.methods import METHODS, Method
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.discriminator import Discriminator
 from perceptual_mae.models.msg_mae import MultiScaleAutoencoder
 from perceptual_mae.pretraining.config import OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.pretraining.loss_config import LossesConfig
+from perceptual_mae.pretraining.recipe import RECIPES, Recipe
 from perceptual_mae.pretraining.step import WeightedTerm
 from perceptual_mae.seeds import Stream, mixed
 from perceptual_mae.training.checkpoint import Checkpoint, damage, newest
@@ -40,16 +41,19 @@ DISCRIMINATORS: dict[str, Callable[..., Discriminator]] = {
     "msg": lambda scales, **sizes: Discriminator(scales, layers="plain", minibatch_std=True, **sizes),
     "stylegan2": lambda scales, **sizes: Discriminator(scales, layers="stylegan2", minibatch_std=True, **sizes),
 }
-LOSSES: dict[str, Callable[[LossesConfig], tuple[LossTerm, float, float | None]]] = {
-    # each with its weight in the sum, and the most that it may pull
-    "masked-mse": lambda settings: (masked_mse, 1.0, None),
-    "l1": lambda settings: (l1, 1.0, None),
-    "ms-ssim-l1": lambda settings: (MsSsimL1(settings.alpha), 1.0, None),
-    "adversarial": lambda settings: (adversarial, settings.adversarial, settings.adversarial_balance),
-    "feature-matching": lambda settings: (
-        FeatureMatching(settings.delta_f, settings.delta_s),
-        1.0,
-        settings.feature_balance,
+LOSSES: dict[str, Callable[[LossesConfig], tuple[LossTerm, float]]] = {
+    # each with its weight in the sum
+    "masked-mse": lambda settings: (masked_mse, 1.0),
+    "l1": lambda settings: (l1, 1.0),
+    "ms-ssim-l1": lambda settings: (MsSsimL1(settings.alpha), 1.0),
+    "adversarial": lambda settings: (adversarial, settings.adversarial),
+    "feature-matching": lambda settings: (FeatureMatching(settings.delta_f, settings.delta_s), 1.0),
+}
+BALANCES: dict[str, Callable[[LossesConfig, Recipe, Method], float]] = {
+    # of losses that look through a network: the most that each may pull
+    "adversarial": lambda settings, recipe, _: _given(settings.adversarial_balance, recipe.adversarial),
+    "feature-matching": lambda settings, recipe, method: _given(
+        settings.feature_balance, recipe.network_features if method.loss_network else recipe.discriminator_features
     ),
 }
 
@@ -111,13 +115,19 @@ def default_channel_base(config: PretrainConfig) -> int:
 
 def build_terms(config: PretrainConfig) -> list[WeightedTerm]:
     """The loss of a run, term by term."""
+    method, recipe = METHODS[config.method], RECIPES[config.recipe]
     terms = []
-    for term in METHODS[config.method].terms:
-        loss, weight, balance = LOSSES[term.loss](config.losses)
+    for term in method.terms:
+        loss, weight = LOSSES[term.loss](config.losses)
+        balance = BALANCES[term.loss](config.losses, recipe, method) if term.loss in BALANCES else math.inf
         every = config.losses.perceptual_every if term.patient else 1
         if weight:
             terms.append(WeightedTerm(term.name, loss, weight, every, term.through, balance))
     return terms
+
+
+def _given(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig, lr: float) -> torch.optim.AdamW:

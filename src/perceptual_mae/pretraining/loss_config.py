@@ -14,7 +14,7 @@ class LossesConfig:
         delta_s: weight of the distance of their Gram matrices.
         adversarial: weight of the adversarial term.
         adversarial_balance: the adversarial term pulls at the reconstruction (norm of the gradient) at most so many
-            times as hard as the pixel terms do; null: as hard as it does, eq. 1 to the letter.
+            times as hard as the pixel terms do; default: the recipe's; .inf: as hard as it does.
         feature_balance: the same of feature matching.
         perceptual_every: in rows that match features of the discriminator, they are matched in epochs divisible by
             this; 1: always.
@@ -24,8 +24,8 @@ class LossesConfig:
     delta_f: float = 0.05
     delta_s: float = 40.0
     adversarial: float = 1.0
-    adversarial_balance: float | None = 0.1
-    feature_balance: float | None = 0.3
+    adversarial_balance: float | None = None
+    feature_balance: float | None = None
     perceptual_every: int = 2
 
 

@@ -1,5 +1,6 @@
 """One step of training: reconstruct, look, judge, step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class WeightedTerm:
         every_epochs: acts in epochs divisible by this, counted from 1.
         through: what it looks through.
         balance: of a term that looks through a network, the most that it may pull at the reconstruction, relative to
-            the pixel terms; None: as much as it does.
+            the pixel terms.
     """
 
     name: str
@@ -38,7 +39,7 @@ class WeightedTerm:
     weight: float = 1.0
     every_epochs: int = 1
     through: Literal["pixels", "network"] = "pixels"
-    balance: float | None = None
+    balance: float = math.inf
 
 
 @dataclass
@@ -182,13 +183,13 @@ class TrainingStep:
                 yield part
 
 
-def share_that_counts(balance: float | None, pixels: Tensor, network: Tensor) -> Tensor:
+def share_that_counts(balance: float, pixels: Tensor, network: Tensor) -> Tensor:
     """How much of a term's pull through a network counts: all, unless it outweighs that of the pixels too much.
 
     Args:
-        balance: the most that it may pull, relative to the pixels; None: anything.
+        balance: the most that it may pull, relative to the pixels; inf: anything.
         pixels, network: norms of both pulls.
     """
-    if balance is None:
+    if math.isinf(balance):  # also where the pixels do not pull at all
         return torch.ones_like(network)
     return (balance * pixels / network.clamp(min=torch.finfo(network.dtype).tiny)).clamp(max=1)

@@ -1,0 +1,60 @@
+"""What any row should beat, and what labels of a million images reach: the same measurements without training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.table2.cell import NETWORK, RESULTS, WEIGHTS
+from perceptual_mae.evaluation.config import EvaluateConfig
+from perceptual_mae.files import write_json
+from perceptual_mae.measure.evaluation import evaluate
+from perceptual_mae.report.evaluation import headline
+
+ENCODERS = {
+    "raw pixels, 16 x 16": "pixels:16",
+    "random weights": "random:{model}/8",
+    "EfficientNet-Lite0, labels of ImageNet, at 224 px": NETWORK,
+}
+
+
+def floors_file(data: str, model: str) -> Path:
+    """Where the floors of a table are kept."""
+    return RESULTS / f"{data}-{model}" / "floors.json"
+
+
+def read_floors(data: str, model: str) -> dict[str, Any]:
+    """Floors by their name, each like a cell; none before they were measured."""
+    file = floors_file(data, model)
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def measure_floors(data: str, model: str, size: int, folder: Path, workers: int | str) -> Path:
+    """Measure what is not there yet.
+
+    Args:
+        data: data argument.
+        model: size of the random encoder.
+        size: side of the images that it sees, in pixels.
+        folder: for the evaluations.
+        workers: as of `pmae evaluate`.
+    """
+    name = Path(data).name
+    found = read_floors(name, model)
+    for title, spec in ENCODERS.items():
+        if title in found or (spec == NETWORK and not WEIGHTS.is_file()):
+            continue
+        settings = EvaluateConfig(
+            encoder=spec.format(model=model),
+            data=data,
+            out=str(folder / f"{name}-{model}" / "floors" / str(list(ENCODERS).index(title))),
+            parts=("knn", "linear"),
+            image_size=size if spec.startswith("random:") else None,
+            workers=workers,  # type: ignore[arg-type]
+        )
+        results = evaluate(settings, Console(stderr=True)) / "results.json"
+        found[title] = {"measured": headline(json.loads(results.read_text(encoding="utf-8")))}
+        write_json(floors_file(name, model), found)
+    return floors_file(name, model)
