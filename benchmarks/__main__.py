@@ -9,6 +9,7 @@ SCRIPTS = (
     ("benchmarks.step_rate", "--model", "base", "--bf16"),
     ("benchmarks.step_rate", "--model", "micro"),
     ("benchmarks.loop_rate",),
+    ("benchmarks.loss_network",),
     ("benchmarks.decode",),
     ("benchmarks.probe",),
     ("benchmarks.embed_rate",),

@@ -67,7 +67,8 @@ def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     return pictures.draw(list(cells(options)), options.out)
 
 
-def main() -> int:
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rows", "knobs", "floors", "page", "pictures"])
     parser.add_argument("--data", default=str(SHARED / "data" / "tiny-imagenet-40"))
@@ -83,7 +84,11 @@ def main() -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/table2"), help="for runs: weights, logs, pictures")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    options = make_parser().parse_args()
     warnings.simplefilter("ignore")
     workers = options.workers if options.workers == "auto" else int(options.workers)
     if options.what in ("floors", "page", "pictures"):

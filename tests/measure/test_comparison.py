@@ -1,7 +1,6 @@
 """A comparison from training to report, interrupted and gone on with."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,6 @@ def config(make_config: Any, labelled: Path, tmp_path: Path) -> CompareConfig:
     evaluation = EvaluateConfig(encoder="", pools=("mean",), workers=0, cache=str(tmp_path / "cache"))
     pretrain = make_config(data=str(labelled), max_steps=2)
     return CompareConfig(pretrain, evaluation, methods=("mse", "msg-gan-p+mae"), out=str(tmp_path / "compared"))
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trainings run here and not in processes of their own; which ones were started."""
-    from perceptual_mae.cli.main import main
-
-    started: list[str] = []
-
-    class Started:
-        def __init__(self, command: list[str], **_: Any) -> None:
-            assert command[:3] == [sys.executable, "-m", "perceptual_mae.cli.main"]
-            started.append(Path(command[-1]).stem)
-            self.code = main(command[3:])
-
-        def wait(self) -> int:
-            return self.code
-
-    monkeypatch.setattr(comparison.subprocess, "Popen", Started)
-    return started
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -58,8 +58,8 @@ GPUS: dict[str, Gpu] = {
 USABLE = 0.92
 """Share of a GPU's memory that tensors can fill (assumed): the rest is what the allocator cannot give in one piece."""
 USABLE_CPU = 0.7
-"""The same on a CPU: what tensors take is counted to 10 % (`tests/estimate/test_account.py`), but with glibc's defaults a
-process held 1.07 (`mse`) to 1.43 (`stylegan2-ada-p`) times as much, of `micro` and 128 images of 64 pixels."""
+"""The same on a CPU: what tensors take is counted to 10 % (`tests/estimate/test_account.py`), but by glibc's defaults
+a process held 1.07 (`mse`) to 1.43 (`stylegan2-ada-p`) times as much, of `micro` and 128 images of 64 pixels."""
 CONTEXT = 1e9
 """Bytes that CUDA, its libraries and their workspaces take beside tensors (assumed; 0.5 to 1.5 GB are usual)."""
 SHARE = (0.2, 0.5)

@@ -9,6 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from perceptual_mae.errors import nearest
+from perceptual_mae.models.folding import fold_batch_norms
 
 
 class ImageSizeError(ValueError):
@@ -36,7 +37,7 @@ class TimmFeatures(nn.Module):
         super().__init__()
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name}{nearest(name, timm.list_models())}")
-        self.name = name
+        self.name, self.image_size = name, image_size
         self.options, shapes = _fitting(name, image_size)
         self.grid = shapes[-1][2:]
         network = self._create(pretrained=False)
@@ -98,6 +99,18 @@ class TimmFeatures(nn.Module):
             few = f"{len(strangers)} are of no part of it, such as {strangers[0]}"
             raise ValueError(f"the weights are not of {self.name}: {few}")
         self.stages.load_state_dict(loaded, strict=False)
+
+    def quicken(self) -> None:
+        """Make it quicker for good, once its weights are there and stay as they are.
+
+        Batch normalisations go into the convolutions, whose weights come to lie channels last: an EfficientNet-Lite0
+        at 64 pixels then takes half as long on a CPU, forward and backward (`benchmarks.loss_network`).
+        """
+        self.eval().requires_grad_(False)
+        side = (1, 3, *self.image_size)
+        example = torch.rand(side, generator=torch.Generator().manual_seed(0))
+        fold_batch_norms(self.stages, (example - self.mean) / self.std)
+        self.stages.requires_grad_(False).to(memory_format=torch.channels_last)
 
     def _strangers(self, state: Mapping[str, Tensor]) -> list[str]:
         """Weights of layers that the stages do not have though they have neighbours of theirs: a deeper model's."""
