@@ -174,7 +174,7 @@ def course(run: Path) -> list[dict[str, float]]:
     kept = ("step", "epoch", "loss/total", "validation/mse", "validation/l1", "d_accuracy", "ada_p")
     records = [record for record in RunFolder.read(run).records() if "validation/mse" in record]
     every = max(1, len(records) // 20)
-    return [{name: record[name] for name in kept if name in record} for record in records[::-every][::-1]]
+    return [{name: round(record[name], 5) for name in kept if name in record} for record in records[::-every][::-1]]
 
 
 def machine(run: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from perceptual_mae.report.confusion import CELLS, WRITTEN, confusion_figure, top_confusions
+from perceptual_mae.report.confusion import CELLS, WRITTEN, confusion_figure
 from perceptual_mae.report.figures import save
 
 
@@ -85,15 +85,6 @@ def test_a_class_without_images_is_an_empty_row_and_a_share_below_half_a_percent
     assert "<1" in texts(figure)
 
 
-def test_the_largest_errors_come_first_and_only_errors_that_happened() -> None:
-    counts = np.array([[8, 2, 0], [1, 1, 0], [20, 20, 0]])
-    found = top_confusions(counts, ["a", "b", "c"], 10)
-    # Half of "c" and half of "b" are wrong in the same way: "c" has more images.
-    assert found == [("c", "a", 0.5), ("c", "b", 0.5), ("b", "a", 0.5), ("a", "b", 0.2)]
-    assert top_confusions(torch.from_numpy(counts), ["a", "b", "c"], 1) == found[:1]
-    assert top_confusions(np.eye(3), ["a", "b", "c"], 5) == []
-
-
 @pytest.mark.parametrize(
     ("counts", "names", "said"),
     [
@@ -107,5 +98,3 @@ def test_the_largest_errors_come_first_and_only_errors_that_happened() -> None:
 def test_what_is_no_confusion_matrix_is_refused(counts: np.ndarray, names: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         confusion_figure(counts, names)
-    with pytest.raises(ValueError, match=said):
-        top_confusions(counts, names, 1)

@@ -81,21 +81,6 @@ def confusion_figure(confusion: Images, names: Sequence[str]) -> Figure:
     return figure
 
 
-def top_confusions(confusion: Images, names: Sequence[str], n: int) -> list[tuple[str, str, float]]:
-    """The `n` largest errors: true class, what it was taken for, and for which share of its images.
-
-    Sorted by share, the larger number of images first where shares are equal; only errors that happened.
-
-    Raises:
-        ValueError: as `confusion_figure`.
-    """
-    counts = _counts(confusion, names)
-    shares = _shares(counts)
-    wrong = [(row, column) for row, column in np.argwhere(counts > 0).tolist() if row != column]
-    wrong.sort(key=lambda place: (-shares[place], -counts[place], place))
-    return [(names[row], names[column], float(shares[row, column])) for row, column in wrong[:n]]
-
-
 def _counts(confusion: Images, names: Sequence[str]) -> NDArray[np.float64]:
     counts = to_array(confusion).astype(np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.size == 0 or not (counts >= 0).all():

@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TextIO, TypeVar
 import yaml
 
 from perceptual_mae.credentials import public
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, printable
 from perceptual_mae.files import append_text, write_json, write_text
 from perceptual_mae.settings import differences, to_dict
 from perceptual_mae.training.config import TrainingSettings
@@ -140,7 +140,7 @@ class TrainingFolder(Generic[Config]):
         Returns:
             how many the run has skipped so far.
         """
-        lines = {f"{_printable(name)}\t{_printable(reason)}" for name, reason in skipped} - self._skipped
+        lines = {f"{printable(name)}\t{printable(reason)}" for name, reason in skipped} - self._skipped
         if lines:
             append_text(self.path / "skipped.txt", "".join(f"{line}\n" for line in sorted(lines)))
             self._skipped |= lines
@@ -214,8 +214,3 @@ def _parse(line: str) -> Record | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
-
-
-def _printable(text: str) -> str:
-    """File names can hold anything; a line of `skipped.txt` is one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
