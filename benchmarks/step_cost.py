@@ -19,6 +19,7 @@ from benchmarks.measure import Flop, seconds
 from perceptual_mae.augment.ada import draw_ada
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models.cost import count_parameters
+from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.pretraining.cast import Cast, build_cast
 from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
 from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig
@@ -32,11 +33,13 @@ WANTED = {"ms-ssim": 1.1, "ls-gan-p": 1.6, "msg-gan-p": 1.8, "stylegan2-ada-p": 
 CYCLE = 16
 
 
-def settings(method: str, options: argparse.Namespace) -> PretrainConfig:
-    """A method as `pmae pretrain` runs it, half-way through: with augmentations at work."""
+def settings(row: str, options: argparse.Namespace) -> PretrainConfig:
+    """A row, METHOD or METHOD+ARCHITECTURE, as `pmae pretrain` runs it half-way through: with augmentations at work."""
+    method, _, architecture = row.partition("+")
     return PretrainConfig(
         data="",
         method=method,
+        architecture=architecture or None,  # type: ignore[arg-type]
         model=options.model,
         image_size=options.image_size,
         patch_size=options.patch_size,
@@ -58,8 +61,12 @@ def stepper(method: str, options: argparse.Namespace) -> tuple[Cast, Callable[[i
     images = torch.rand(batch, 3, *config.size, device=device)
     noise = torch.rand(batch, cast.model.num_patches, device=device)
     part = MicroBatch(images, noise, draw_ada(batch, None).to(device), torch.arange(batch))
-    # Even epochs, whose steps have the perceptual term.
-    return cast, lambda number: cast.step([part], Clock(CYCLE + number % CYCLE, CYCLE))
+    network = cast.modules.get("loss_network")
+    while isinstance(network, FixedNetwork) and not network.calibrated:  # which its first steps do else
+        network.calibrate(network.measure([images]))
+    # Even epochs, whose steps have the perceptual term; or odd and even ones in turn.
+    begin, length = (0, 2 * CYCLE) if options.every_epoch else (CYCLE, CYCLE)
+    return cast, lambda number: cast.step([part], Clock(begin + number % length, CYCLE))
 
 
 def peak_of_cycle(method: str, options: argparse.Namespace) -> float:
@@ -90,6 +97,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--channel-base", type=int, help="width of the discriminators; default: each method's")
     parser.add_argument("--loss-network", help="for methods with a fixed network")
+    parser.add_argument("--every-epoch", action="store_true", help="odd epochs too, for a run's mean; with --cycles 2")
     parser.add_argument("--cycles", type=int, default=1, help=f"of {CYCLE} steps each")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -3,6 +3,7 @@
     python -m benchmarks.table2_small rows --seeds 2              # equal epochs
     python -m benchmarks.table2_small rows --seeds 2 --equal-time # each row as long as the slowest
     python -m benchmarks.table2_small knobs --epochs 8            # settings, one at a time
+    python -m benchmarks.table2_small cost                        # of a step of each row, for --equal-time
     python -m benchmarks.table2_small floors                      # without training, and with a million labels
     python -m benchmarks.table2_small page                        # docs/results.md from what is there
     python -m benchmarks.table2_small pictures --rows mse,timm-p  # what they draw and look at, from their runs
@@ -13,6 +14,7 @@ several machines: `--minutes` ends a sitting.
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 import warnings
@@ -20,10 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.table2 import charts, knobs, page, pictures
-from benchmarks.table2.cell import RESULTS, SHARED, Cell, fill, read
+from benchmarks.table2.cell import NETWORK, RESULTS, SHARED, WEIGHTS, Cell, fill, read
 from benchmarks.table2.floors import measure_floors
 from benchmarks.table2.table import all_cells
 from perceptual_mae.errors import PmaeError
+from perceptual_mae.files import write_json
 from perceptual_mae.methods import METHODS
 
 ROWS = tuple(
@@ -51,6 +54,19 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(**shape, method=row, epochs=options.epochs, seed=seed)
 
 
+def measure_cost(model: str, size: int) -> Path:
+    """Time what a step of each row costs relative to `mse`, by `benchmarks.step_cost`, and keep it."""
+    shape = ["--model", model, "--image-size", str(size), "--patch-size", "8", "--batch", "64"]
+    shape += ["--every-epoch", "--cycles", "2"]
+    rows = [*(("--loss-network", NETWORK) if WEIGHTS.is_file() else ()), "--methods", *(row for row in ROWS)]
+    command = [sys.executable, "-m", "benchmarks.step_cost", *shape, *rows]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    known = json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
+    relative = {row: found["relative"] for row, found in told["methods"].items()}
+    write_json(COST, known | {model: relative})
+    return COST
+
+
 def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
     """Epochs in the time that the slowest row takes for the table of equal epochs."""
     cost = json.loads(COST.read_text(encoding="utf-8"))[options.model]
@@ -59,6 +75,8 @@ def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
 
 def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     """Make what is not a cell."""
+    if options.what == "cost":
+        return [measure_cost(options.model, options.image_size)]
     if options.what == "floors":
         return [measure_floors(options.data, options.model, options.image_size, options.out, workers)]
     if options.what == "page":
@@ -70,7 +88,7 @@ def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "knobs", "floors", "page", "pictures"])
+    parser.add_argument("what", choices=["rows", "knobs", "cost", "floors", "page", "pictures"])
     parser.add_argument("--data", default=str(SHARED / "data" / "tiny-imagenet-40"))
     parser.add_argument("--model", default="micro")
     parser.add_argument("--image-size", type=int, default=64, help="of the data: 64, or 96 for imagenette-96")
@@ -91,7 +109,7 @@ def main() -> int:
     options = make_parser().parse_args()
     warnings.simplefilter("ignore")
     workers = options.workers if options.workers == "auto" else int(options.workers)
-    if options.what in ("floors", "page", "pictures"):
+    if options.what in ("cost", "floors", "page", "pictures"):
         print(*written(options, workers), sep="\n")
         return 0
     begun, failed = time.monotonic(), 0

@@ -207,8 +207,13 @@ def patience_of(cast: Cast) -> int:
     return math.lcm(*(term.every_epochs for term in cast.step.terms))
 
 
-def loss_network(config: PretrainConfig) -> FixedNetwork | None:
-    """The loss network of a run in its shape; whose weights it would have does not matter."""
+def loss_network(config: PretrainConfig, *, quick: bool = False) -> FixedNetwork | None:
+    """The loss network of a run in its shape; whose weights it would have does not matter.
+
+    Args:
+        config: the run.
+        quick: as a run has it, for which it must compute; what is only counted has no values to compare.
+    """
     kind = METHODS[config.method].loss_network
     size = config.size if config.loss_network_size is None else (config.loss_network_size,) * 2
     if kind == "dvae":
@@ -216,9 +221,12 @@ def loss_network(config: PretrainConfig) -> FixedNetwork | None:
     if kind == "timm":
         name = (config.loss_network or "").removeprefix("timm:").partition(":")[0]
         try:
-            return FixedNetwork(TimmFeatures(name, size), size)
+            network = TimmFeatures(name, size)
         except ValueError as error:
             raise UsageError(f"--loss-network {config.loss_network}: {error}") from error
+        if quick:
+            network.quicken()
+        return FixedNetwork(network, size)
     return None
 
 
