@@ -67,8 +67,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its folder and its file."""
-        parts = [self.method, self.knob.replace("=", "_"), f"{self.epochs}ep", f"seed{self.seed}"]
-        return "-".join(filter(None, parts))
+        knob = self.knob.replace("=", "_").replace("&", "+").replace('"', "")  # every file system has these letters
+        return "-".join(filter(None, [self.method, knob, f"{self.epochs}ep", f"seed{self.seed}"]))
 
     @property
     def file(self) -> Path:

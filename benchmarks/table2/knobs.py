@@ -44,7 +44,13 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
         )
     },
     "features of a fixed network": {
-        "timm-p": ("losses.feature_balance=0.1", "losses.feature_balance=1.0", "losses.delta_s=0.0")
+        "timm-p": (
+            "losses.feature_balance=0.1",
+            "losses.feature_balance=1.0",
+            "losses.delta_s=0.0",
+            'recipe="paper"&losses.delta_s=0.0',
+            'recipe="paper"&losses.delta_s=0.0&loss_network_size=128',
+        )
     },
     "path length": {"stylegan2-ada-p": ("path.weight=0.0", 'path.estimator="exact"')},
     "R1": {"stylegan2-ada-p": ("discriminator.r1_gamma=0.0", "discriminator.r1_gamma=0.1")},

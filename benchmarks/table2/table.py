@@ -48,9 +48,10 @@ class Column:
 LINEAR = Column("linear/mean/top1", "linear, mean token", 100, 1)
 FD = Column("fd", "FD", 1, 1)
 KNN = Column("knn/mean/top1", "k-NN, mean token", 100, 1)
+CLS = Column("linear/cls/top1", "linear, [CLS]", 100, 1)
 COLUMNS = (
     LINEAR,
-    Column("linear/cls/top1", "linear, [CLS]", 100, 1),
+    CLS,
     KNN,
     Column("knn/cls/top1", "k-NN, [CLS]", 100, 1),
     Column("finetune/top1", "fine-tuned, 10 % of labels", 100, 1),
@@ -59,7 +60,7 @@ COLUMNS = (
     Column("ssim", "SSIM", 1, 3),
     FD,
 )
-SHORT = (LINEAR, KNN, FD)
+SHORT = (LINEAR, CLS, KNN, FD)
 
 
 def all_cells(folder: Path = RESULTS) -> list[Found]:

@@ -84,6 +84,13 @@ def test_a_knob_turns_what_it_names() -> None:
     assert replace(after, losses=before.losses, discriminator=before.discriminator) == before
 
 
+def test_names_are_for_every_file_system() -> None:
+    assert (
+        Cell("x", "timm-p", knob='recipe="paper"&losses.delta_s=0').name
+        == "timm-p-recipe_paper+losses.delta_s_0-15ep-seed0"
+    )
+
+
 @pytest.mark.parametrize(("row", "knob"), [turn[1:] for turn in knobs.turns()])
 def test_every_knob_is_a_setting(row: str, knob: str) -> None:
     plain = Cell("x", row).settings("timm:none", "fp32", 0)
@@ -170,13 +177,13 @@ def test_ranges_are_apart(these: list[float], those: list[float], expected: bool
 
 def test_a_turned_setting_stands_beside_its_start() -> None:
     _, _, row = map(cells_of, page.knobs_table(FOUND, "photos", "micro"))
-    assert row == ["learning rate", "`mse`", "15", "`lr=3e-3`", "28.0 (+3.0)", "–", "180.0 (-20.0)"]
+    assert row == ["learning rate", "`mse`", "15", "`lr=3e-3`", "28.0 (+3.0)", "–", "–", "180.0 (-20.0)"]
 
 
 def test_a_cell_that_failed_says_so() -> None:
     failed = made("mse", knob="lr=3e-3") | {"failed": "nan", "measured": {}}
     (*_, row) = map(cells_of, page.knobs_table([FOUND[0], failed], "photos", "micro"))
-    assert row[-3:] == ["failed"] * 3
+    assert row[-4:] == ["failed"] * 4
 
 
 def test_hours_are_added_up() -> None:
