@@ -6,7 +6,7 @@
     python -m benchmarks.table2_small cost                        # of a step of each row, for --equal-time
     python -m benchmarks.table2_small floors                      # without training, and with a million labels
     python -m benchmarks.table2_small page                        # docs/results.md from what is there
-    python -m benchmarks.table2_small pictures --rows mse,timm-p  # what they draw and look at, from their runs
+    python -m benchmarks.table2_small pictures --cells mse-15ep-seed0,ms-ssim-15ep-seed0   # from their runs
 
 Cells that are there are not repeated, one that was cut off goes on, so that a table is filled over several sittings, on
 several machines: `--minutes` ends a sitting.
@@ -25,7 +25,7 @@ from benchmarks.table2 import charts, knobs, page, pictures
 from benchmarks.table2.cell import NETWORK, RESULTS, SHARED, WEIGHTS, Cell, fill, read
 from benchmarks.table2.floors import measure_floors
 from benchmarks.table2.table import all_cells
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_json
 from perceptual_mae.methods import METHODS
 
@@ -69,7 +69,10 @@ def measure_cost(model: str, size: int) -> Path:
 
 def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
     """Epochs in the time that the slowest row takes for the table of equal epochs."""
-    cost = json.loads(COST.read_text(encoding="utf-8"))[options.model]
+    known = json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
+    if options.model not in known:
+        raise UsageError(f"--equal-time: run `python -m benchmarks.table2_small cost --model {options.model}` first")
+    cost = known[options.model]
     return round(options.epochs * max(cost[other] for other in ROWS) / cost[row])
 
 
@@ -81,8 +84,8 @@ def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
         return [measure_floors(options.data, options.model, options.image_size, options.out, workers)]
     if options.what == "page":
         return [page.write(), *charts.draw(all_cells())]
-    options.what = "rows"
-    return pictures.draw(list(cells(options)), options.out)
+    table = f"{Path(options.data).name}-{options.model}"
+    return pictures.draw(options.out / table, options.cells, pictures.IMAGES / table)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="micro")
     parser.add_argument("--image-size", type=int, default=64, help="of the data: 64, or 96 for imagenette-96")
     parser.add_argument("--rows", type=lambda text: tuple(text.split(",")), default=(), help="default: all")
+    parser.add_argument("--cells", type=lambda text: tuple(text.split(",")), default=(), help="of pictures")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--equal-time", action="store_true", help="as many epochs as the slowest row takes time for")
     parser.add_argument("--seeds", type=int, default=1)
@@ -106,8 +110,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    options = make_parser().parse_args()
     warnings.simplefilter("ignore")
+    try:
+        return run(make_parser().parse_args())
+    except PmaeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the command line asks for; the exit code."""
+    every = [f"{name}+{architecture}" for name, method in METHODS.items() for architecture in method.rows]
+    for row in options.rows:
+        if row not in METHODS and row not in every:
+            raise UsageError(f"--rows {row}: there are {', '.join(METHODS)}, and METHOD+ARCHITECTURE")
     workers = options.workers if options.workers == "auto" else int(options.workers)
     if options.what in ("cost", "floors", "page", "pictures"):
         print(*written(options, workers), sep="\n")

@@ -9,9 +9,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.table2.page import start_of
 from benchmarks.table2.pictures import IMAGES
-from benchmarks.table2.table import FD, LINEAR, Column, Found, measured, rows, turned
+from benchmarks.table2.table import CLS, FD, LINEAR, Column, Found, measured, rows, turned
 from perceptual_mae.report.curves import LINES
 from perceptual_mae.report.figures import WORDS, save
+
+DPI = 150
+LEAST = 4.0
+"""Points that the axis of a probe has at least: with 2,000 images to measure on, one point is no difference."""
 
 
 def draw(found: Sequence[Found], drawn: Path = IMAGES) -> list[Path]:
@@ -30,35 +34,39 @@ def draw(found: Sequence[Found], drawn: Path = IMAGES) -> list[Path]:
 def plane(chosen: dict[str, list[Found]]) -> Figure:
     """What a row's features tell (linear probe, up), and how its pictures look (Fréchet distance, better to the right).
 
-    A dot a seed; the name stands at their mean.
+    A dot a seed; the name stands beside their mean. Left the mean token, right [CLS].
     """
-    figure, axes = _axes(7.2, 4.2)
-    for number, (name, many) in enumerate(chosen.items()):
-        xs, ys = FD.values(many), LINEAR.values(many)
-        if len(xs) != len(ys) or not xs:
-            continue
-        colour = LINES[number % len(LINES)]
-        marker = "o" if number < len(LINES) else "^"
-        axes.plot(xs, ys, color=colour, linewidth=1.2, marker=marker, markersize=6, clip_on=False)
-        axes.annotate(
-            name,
-            (statistics.fmean(xs), statistics.fmean(ys)),
-            xytext=(7, 4),
-            textcoords="offset points",
-            color=colour,
-            fontsize=8.5,
-        )
-    axes.invert_xaxis()
-    axes.margins(x=0.16, y=0.12)
-    axes.set_xlabel("Fréchet distance of reconstructions (better to the right)", color=WORDS)
-    axes.set_ylabel("linear probe, mean token, %", color=WORDS)
+    figure = Figure(figsize=(8.4, 3.9), dpi=DPI, facecolor="none")
+    panels: tuple[Axes, Axes] = figure.subplots(1, 2, sharex=True, sharey=True)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.14, top=0.92, wspace=0.06)
+    for axes, column in zip(panels, (LINEAR, CLS), strict=True):
+        _style(axes)
+        axes.set_title(f"{column.head}, %", color=WORDS, fontsize=9)
+        for number, (name, many) in enumerate(chosen.items()):
+            _seeds(axes, FD.values(many), column.values(many), name, number)
+        axes.set_xlabel("Fréchet distance of reconstructions (better to the right)", color=WORDS, fontsize=8.5)
+    left = panels[0]
+    left.margins(x=0.2, y=0.12)
+    low, high = left.get_ylim()
+    middle, half = (low + high) / 2, max(high - low, LEAST) / 2
+    left.set_ylim(middle - half, middle + half)
+    left.invert_xaxis()
     return figure
+
+
+def _seeds(axes: Axes, xs: list[float], ys: list[float], name: str, number: int) -> None:
+    if len(xs) != len(ys) or not xs:
+        return
+    colour, marker = LINES[number % len(LINES)], "o" if number < len(LINES) else "^"
+    axes.plot(xs, ys, color=colour, linewidth=1.2, marker=marker, markersize=5)
+    beside = (statistics.fmean(xs), statistics.fmean(ys))
+    axes.annotate(name, beside, xytext=(6, 4), textcoords="offset points", color=colour, fontsize=8)
 
 
 def turns(cells: Sequence[Found], found: Sequence[Found]) -> Figure:
     """What a setting changes when it alone is turned: two numbers beside the start's, a bar a cell."""
     names = [f"{one['cell']['method']}: {one['cell']['knob'].replace('&', ' ')}" for one in cells]
-    figure = Figure(figsize=(8.4, 0.8 + 0.24 * len(cells)), facecolor="none")
+    figure = Figure(figsize=(8.4, 0.8 + 0.24 * len(cells)), dpi=DPI, facecolor="none")
     left, right = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.44, right=0.98, top=1 - 0.4 / (0.8 + 0.24 * len(cells)), wspace=0.08)
     for axes, column, title in ((left, LINEAR, "linear probe, points"), (right, FD, "Fréchet distance, %")):
@@ -79,14 +87,6 @@ def _difference(one: Found, begin: Found | None, column: Column) -> float:
         return 0.0
     value, base = column.values([one])[0], column.values([begin])[0]
     return value - base if column is LINEAR else 100 * (value / base - 1)
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), facecolor="none")
-    axes = figure.add_subplot()
-    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.13, top=0.96)
-    _style(axes)
-    return figure, axes
 
 
 def _style(axes: Axes) -> None:

@@ -1,38 +1,44 @@
-"""What rows of a table draw of the same masked images, and where they look: pictures for docs/results.md."""
+"""What the runs of cells draw of the same masked images, and where they look: pictures for docs/results.md."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.table2.cell import Cell
+from perceptual_mae.errors import UsageError
 from perceptual_mae.measure.pictures import draw_side_by_side
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images" / "results"
 
 
-def draw(cells: Sequence[Cell], runs: Path, drawn: Path = IMAGES) -> list[Path]:
-    """Draw the rows that have been trained here, side by side.
+def draw(runs: Path, names: Sequence[str], target: Path) -> list[Path]:
+    """Draw runs side by side.
 
     Args:
-        cells: of one table, one a row.
-        runs: the folder that they were trained in.
-        drawn: the folder of pictures.
+        runs: the folder of a table's runs.
+        names: of cells, such as `mse-15ep-seed0`; a column is called what comes before the epochs.
+        target: the pictures are called `TARGET-reconstructions.webp` and `TARGET-attention.webp`.
 
     Returns:
         the pictures.
+
+    Raises:
+        UsageError: no cell is named, or one was not trained here.
     """
+    if not names:
+        raise UsageError("--cells is missing: name those to draw, such as mse-15ep-seed0")
     found: dict[str, Path] = {}
-    for cell in cells:
-        for run in sorted(cell.folder(runs).glob("runs/*")):
-            found.setdefault(cell.method, run)
-    if not found:
-        return []
+    for name in names:
+        run = next(iter(sorted((runs / name / "runs").glob("*"))), None)
+        if run is None:
+            raise UsageError(f"--cells {name}: was not trained in {runs}; give another --out, or train it again")
+        found[re.sub(r"-\d+ep-seed\d+$", "", name)] = run
     scratch = runs / "pictures"
-    drawn.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for shown, name in draw_side_by_side(scratch, found, "auto").items():
-        target = drawn / f"{cells[0].images}-{cells[0].model}-{shown}.webp"
-        Image.open(scratch / name).save(target, quality=80, method=6)
-        written.append(target)
+        written.append(target.with_name(f"{target.name}-{shown}.webp"))
+        with Image.open(scratch / name) as picture:
+            picture.save(written[-1], quality=80, method=6)
     return written

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ def test_equal_time_is_more_epochs_of_what_costs_less(tmp_path: Path, monkeypatc
     options = table2_small.make_parser().parse_args(["rows", "--epochs", "10", "--equal-time"])
     epochs = {cell.method: cell.epochs for cell in table2_small.cells(options)}
     assert (epochs["mse"], epochs["ms-ssim"], epochs["stylegan2-ada-p"]) == (30, 15, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pictures"], "--cells is missing"),
+        (["pictures", "--cells", "mse-9ep-seed0"], "--cells mse-9ep-seed0: was not trained in"),
+        (["rows", "--equal-time", "--model", "huge"], "cost --model huge"),
+        (["rows", "--rows", "nothing"], "--rows nothing: there are mse"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    arguments: list[str],
+    said: str,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(table2_small.sys, "argv", ["table2_small", *arguments, "--out", str(tmp_path)])
+    assert table2_small.main() == 2
+    assert re.search(said, capsys.readouterr().err)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
