@@ -1,6 +1,5 @@
 """What the runs of cells draw of the same masked images, and where they look: pictures for docs/results.md."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ def draw(runs: Path, names: Sequence[str], target: Path) -> list[Path]:
 
     Args:
         runs: the folder of a table's runs.
-        names: of cells, such as `mse-15ep-seed0`; a column is called what comes before the epochs.
+        names: of cells, such as `mse-15ep-seed0` or, with what stands over its column, `TITLE=mse-15ep-seed0`.
         target: the pictures are called `TARGET-reconstructions.webp` and `TARGET-attention.webp`.
 
     Returns:
@@ -29,11 +28,12 @@ def draw(runs: Path, names: Sequence[str], target: Path) -> list[Path]:
     if not names:
         raise UsageError("--cells is missing: name those to draw, such as mse-15ep-seed0")
     found: dict[str, Path] = {}
-    for name in names:
+    for named in names:
+        title, _, name = named.rpartition("=")
         run = next(iter(sorted((runs / name / "runs").glob("*"))), None)
         if run is None:
             raise UsageError(f"--cells {name}: was not trained in {runs}; give another --out, or train it again")
-        found[re.sub(r"-\d+ep-seed\d+$", "", name)] = run
+        found[title or name] = run
     scratch = runs / "pictures"
     target.parent.mkdir(parents=True, exist_ok=True)
     written = []

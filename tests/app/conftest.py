@@ -82,9 +82,12 @@ def served(runs: list[str], features: str, tmp_path_factory: pytest.TempPathFact
     env = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "TMPDIR": str(temporary), "GRADIO_SHARE": "True"}
     command = [sys.executable, "-m", "perceptual_mae.cli.main", "app", *runs, "--neighbours", features]
     command += ["--max-upload", "2", "--device", "cpu"]
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": env}
+    # A shell's background jobs ignore Ctrl-C, and so do the processes that they start.
+    piped["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with (
         (temporary.parent / "terminal").open("w+", encoding="utf-8") as terminal,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, text=True, env=env) as process,
+        subprocess.Popen(command, stderr=terminal, **piped) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline()

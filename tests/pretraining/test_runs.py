@@ -253,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_good_order(
         return (value * float("nan") if calls == 3 else value), parts
 
     witness = At(-1, lambda moment: {})
-    monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (breaks_in_step_three, 1.0, None))
+    monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (breaks_in_step_three, 1.0))
     config = make_config(save_every=2, spikes=SpikeConfig(patience=0))
     with watched_by(witness), pytest.raises(PmaeError) as error:
         pretrain(config)
@@ -277,6 +277,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_good_order(
     assert (run / "report.html").exists()
 
     # With the cause gone the run goes on as if nothing had been.
-    monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (masked_mse, 1.0, None))
+    monkeypatch.setitem(build.LOSSES, "masked-mse", lambda settings: (masked_mse, 1.0))
     pretrain(config)
     assert losses(run) == losses(pretrain(make_config("undisturbed", save_every=2)))
