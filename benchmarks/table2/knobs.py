@@ -33,7 +33,11 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
             "losses.adversarial_balance=0.3",
         )
     },
-    "equation 1 to the letter": {START: ('recipe="paper"',), "timm-p": ('recipe="paper"',)},
+    "equation 1 to the letter": {
+        "ls-gan-p": ('recipe="paper"',),
+        START: ('recipe="paper"',),
+        "timm-p": ('recipe="paper"',),  # since its features are not held by default either, the start again
+    },
     "feature matching": {
         START: (
             "losses.feature_balance=1e9",
@@ -45,11 +49,12 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "features of a fixed network": {
         "timm-p": (
-            "losses.feature_balance=0.1",
+            "losses.feature_balance=0.3",
             "losses.feature_balance=1.0",
-            "losses.delta_s=0.0",
+            "losses.feature_balance=10.0",
             'recipe="paper"&losses.delta_s=0.0',
-            'recipe="paper"&losses.delta_s=0.0&loss_network_size=128',
+            "losses.delta_f=0.0",
+            "loss_network_size=128",
         )
     },
     "path length": {"stylegan2-ada-p": ("path.weight=0.0", 'path.estimator="exact"')},
