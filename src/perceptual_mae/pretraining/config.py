@@ -100,8 +100,8 @@ class PretrainConfig:
         out: run folder; a run that is already there is continued.
         val_data: images to validate on; default: the validation split of --data, where it has one.
         method: row of the paper's Table 2.
-        recipe: default: terms that look through a network pull at most so many times as hard as the pixels; paper: as
-            hard as they do, eq. 1 to the letter.
+        recipe: default: terms that look through a discriminator pull at most so many times as hard as the pixels;
+            paper: as hard as they do, eq. 1 to the letter.
         architecture: generator of the row, where it has two: msg-mae has U-Net skips; default: the row's first.
         loss_network: fixed network that dvae-p and timm-p look through: dvae:FILE, timm:NAME or timm:NAME:FILE.
         loss_network_size: side of the images that it sees, in pixels; default: those of the model.

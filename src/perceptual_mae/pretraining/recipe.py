@@ -20,8 +20,8 @@ class Recipe:
 
 
 RECIPES = {
-    # What images of 64 pixels showed (docs/results.md, docs/methods.md): beside a discriminator that pulls as hard as it
-    # does, pixels have no say and little is learnt; a network that somebody trained teaches most when nothing holds it.
+    # What images of 64 pixels showed (docs/results.md, docs/methods.md): beside a discriminator that pulls as hard as
+    # it can, nothing is learnt; a network that somebody trained teaches most when nothing holds it.
     "default": Recipe(adversarial=0.1, discriminator_features=0.3, network_features=math.inf),
     # Eq. 1 to the letter: terms are added, however hard each of them pulls.
     "paper": Recipe(adversarial=math.inf, discriminator_features=math.inf, network_features=math.inf),
