@@ -58,18 +58,22 @@ def measure_cost(model: str, size: int) -> Path:
     """Time what a step of each row costs relative to `mse`, by `benchmarks.step_cost`, and keep it."""
     shape = ["--model", model, "--image-size", str(size), "--patch-size", "8", "--batch", "64"]
     shape += ["--every-epoch", "--cycles", "2"]
-    rows = [*(("--loss-network", NETWORK) if WEIGHTS.is_file() else ()), "--methods", *(row for row in ROWS)]
+    rows = [*(("--loss-network", NETWORK) if WEIGHTS.is_file() else ()), "--methods", *ROWS]
     command = [sys.executable, "-m", "benchmarks.step_cost", *shape, *rows]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    known = json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
     relative = {row: found["relative"] for row, found in told["methods"].items()}
-    write_json(COST, known | {model: relative})
+    write_json(COST, known_costs() | {model: relative})
     return COST
+
+
+def known_costs() -> dict[str, dict[str, float]]:
+    """What has been timed: by model, then by row."""
+    return json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
 
 
 def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
     """Epochs in the time that the slowest row takes for the table of equal epochs."""
-    known = json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
+    known = known_costs()
     if options.model not in known:
         raise UsageError(f"--equal-time: run `python -m benchmarks.table2_small cost --model {options.model}` first")
     cost = known[options.model]
@@ -125,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         if row not in METHODS and row not in every:
             raise UsageError(f"--rows {row}: there are {', '.join(METHODS)}, and METHOD+ARCHITECTURE")
     workers = options.workers if options.workers == "auto" else int(options.workers)
-    if options.what in ("cost", "floors", "page", "pictures"):
+    if options.what not in ("rows", "knobs"):
         print(*written(options, workers), sep="\n")
         return 0
     begun, failed = time.monotonic(), 0

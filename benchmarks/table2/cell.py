@@ -65,6 +65,11 @@ class Cell:
         return Path(self.data).name
 
     @property
+    def table(self) -> str:
+        """The table that it belongs to."""
+        return f"{self.images}-{self.model}"
+
+    @property
     def name(self) -> str:
         """Of its folder and its file."""
         knob = self.knob.replace("=", "_").replace("&", "+").replace('"', "")  # every file system has these letters
@@ -73,13 +78,11 @@ class Cell:
     @property
     def file(self) -> Path:
         """Where its numbers are kept."""
-        return (
-            RESULTS / f"{self.images}-{self.model}" / (self.budget if not self.knob else "knobs") / f"{self.name}.json"
-        )
+        return RESULTS / self.table / ("knobs" if self.knob else self.budget) / f"{self.name}.json"
 
     def folder(self, runs: Path) -> Path:
         """Of its comparison, in the folder of all of them: with weights, logs and pictures."""
-        return runs / f"{self.images}-{self.model}" / self.name
+        return runs / self.table / self.name
 
     def settings(self, network: str, precision: str, workers: int | str) -> PretrainConfig:
         """The training, the same for all rows but for what the knob turns.

@@ -43,13 +43,13 @@ def measure_floors(data: str, model: str, size: int, folder: Path, workers: int 
     """
     name = Path(data).name
     found = read_floors(name, model)
-    for title, spec in ENCODERS.items():
+    for number, (title, spec) in enumerate(ENCODERS.items()):
         if title in found or (spec == NETWORK and not WEIGHTS.is_file()):
             continue
         settings = EvaluateConfig(
             encoder=spec.format(model=model),
             data=data,
-            out=str(folder / f"{name}-{model}" / "floors" / str(list(ENCODERS).index(title))),
+            out=str(folder / f"{name}-{model}" / "floors" / str(number)),
             parts=("knn", "linear"),
             image_size=size if spec.startswith("random:") else None,
             workers=workers,  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ class TimmFeatures(nn.Module):
         side = (1, 3, *self.image_size)
         example = torch.rand(side, generator=torch.Generator().manual_seed(0))
         fold_batch_norms(self.stages, (example - self.mean) / self.std)
-        self.stages.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.stages.to(memory_format=torch.channels_last)
 
     def _strangers(self, state: Mapping[str, Tensor]) -> list[str]:
         """Weights of layers that the stages do not have though they have neighbours of theirs: a deeper model's."""

@@ -83,15 +83,14 @@ def _open_timm(rest: str, flag: str, channels: int, size: tuple[int, int]) -> Fi
             raise PmaeError(f"{flag}: {error.strerror or error}") from error
         except ValueError as error:
             raise PmaeError(f"{flag}: {error}") from error
-        network.quicken()
-        return FixedNetwork(network, size)
-    try:
-        network.fetch()
-    except Exception as error:  # of the network, of the hub's client, of timm: whatever it is, a file helps
-        source = network.published_at
-        where = f"take model.safetensors from {source}" if source else "timm knows of none; train some"
-        form = f"{where} and give --loss-network timm:{name}:FILE"
-        raise PmaeError(f"{flag}: the weights of {name} cannot be had ({type(error).__name__}); {form}") from error
+    else:
+        try:
+            network.fetch()
+        except Exception as error:  # of the network, of the hub's client, of timm: whatever it is, a file helps
+            source = network.published_at
+            where = f"take model.safetensors from {source}" if source else "timm knows of none; train some"
+            form = f"{where} and give --loss-network timm:{name}:FILE"
+            raise PmaeError(f"{flag}: the weights of {name} cannot be had ({type(error).__name__}); {form}") from error
     network.quicken()
     return FixedNetwork(network, size)
 
