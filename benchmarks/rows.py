@@ -23,7 +23,7 @@ from perceptual_mae.api import pretrain, some_images
 from perceptual_mae.data import eval_batches, open_source, to_float
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluation.reconstruction import look
-from perceptual_mae.methods import METHODS
+from perceptual_mae.methods import METHODS, parts_of
 from perceptual_mae.pretraining.build import trained_model
 from perceptual_mae.pretraining.config import (
     CheckpointConfig,
@@ -44,7 +44,7 @@ FIRST = 50
 
 
 def settings(name: str, options: argparse.Namespace) -> PretrainConfig:
-    method, _, architecture = name.partition("+")
+    method, architecture = parts_of(name)
     kind = METHODS[method].loss_network
     network = {None: None, "timm": f"timm:tf_efficientnet_lite0:{WEIGHTS}", "dvae": options.dvae}[kind]
     steps_per_epoch = options.images // options.batch
@@ -52,7 +52,7 @@ def settings(name: str, options: argparse.Namespace) -> PretrainConfig:
         data=options.data,
         out=str(Path(options.out) / "-".join([name, options.precision, str(options.epochs), *options.set])),
         method=method,
-        architecture=architecture or None,  # type: ignore[arg-type]
+        architecture=architecture,
         loss_network=network,
         model=options.model,
         image_size=64,

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import Flop, seconds
 from perceptual_mae.augment.ada import draw_ada
-from perceptual_mae.methods import METHODS
+from perceptual_mae.methods import METHODS, parts_of
 from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.pretraining.cast import Cast, build_cast
@@ -35,11 +35,11 @@ CYCLE = 16
 
 def settings(row: str, options: argparse.Namespace) -> PretrainConfig:
     """A row, METHOD or METHOD+ARCHITECTURE, as `pmae pretrain` runs it half-way through: with augmentations at work."""
-    method, _, architecture = row.partition("+")
+    method, architecture = parts_of(row)
     return PretrainConfig(
         data="",
         method=method,
-        architecture=architecture or None,  # type: ignore[arg-type]
+        architecture=architecture,
         model=options.model,
         image_size=options.image_size,
         patch_size=options.patch_size,

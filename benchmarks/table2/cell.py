@@ -19,7 +19,7 @@ from perceptual_mae.files import write_json
 from perceptual_mae.finetune import finetune
 from perceptual_mae.measure.comparison import compare
 from perceptual_mae.measure.config import CompareConfig
-from perceptual_mae.methods import METHODS
+from perceptual_mae.methods import METHODS, parts_of
 from perceptual_mae.pretraining.config import LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.settings import from_dict, to_dict
@@ -91,11 +91,11 @@ class Cell:
             network: what methods with a fixed network look through.
             precision, workers: of the machine.
         """
-        method, _, architecture = self.method.partition("+")
+        method, architecture = parts_of(self.method)
         config = PretrainConfig(
             data=self.data,
             method=method,
-            architecture=architecture or None,  # type: ignore[arg-type]
+            architecture=architecture,
             loss_network=network if METHODS[method].loss_network else None,
             model=self.model,  # type: ignore[arg-type]
             image_size=self.size,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table2.cell import RESULTS, read
-from perceptual_mae.methods import METHODS
+from perceptual_mae.methods import METHODS, parts_of
 
 Found = dict[str, Any]
 """The content of a cell's file."""
@@ -97,11 +97,11 @@ def apart(these: Sequence[float], those: Sequence[float]) -> bool:
 
 def place(name: str) -> tuple[int, str]:
     """Of a row in the paper's table."""
-    return list(METHODS).index(name.partition("+")[0]), name
+    return list(METHODS).index(parts_of(name)[0]), name
 
 
 def paper(name: str) -> str:
     """The paper's linear probe of a row, ViT-B on ImageNet."""
-    method, _, architecture = name.partition("+")
-    value = METHODS[method].row(architecture or None).paper.linear_probe
+    method, architecture = parts_of(name)
+    value = METHODS[method].row(architecture).paper.linear_probe
     return "–" if value is None else f"{value}"

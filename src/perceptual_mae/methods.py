@@ -103,6 +103,16 @@ class Method:
         return self.rows[architecture or next(iter(self.rows))]
 
 
+Architecture = Literal["mae", "msg-mae"]
+"""What `--architecture` takes."""
+
+
+def parts_of(row: str) -> tuple[str, Architecture | None]:
+    """Method and architecture (None: its first) of a row, `METHOD` or `METHOD+ARCHITECTURE`; neither is checked."""
+    method, _, architecture = row.partition("+")
+    return method, architecture or None  # type: ignore[return-value] # the settings' check refuses others
+
+
 # -- parts that rows share ---------------------------------------------------------------------------------------------
 
 L1 = Term("l1", loss="l1")

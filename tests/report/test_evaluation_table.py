@@ -64,7 +64,8 @@ def test_the_numbers_that_are_compared() -> None:
 def test_the_short_table() -> None:
     rows = summary(CONTENT)
     assert ("L1", "0.2000", "as drawn") in rows
-    assert ("FD net", "9.0", "visible patches pasted back") in rows
+    assert ("FD net", "12.3", "as drawn") in rows
+    assert ("FD net", "9.00", "visible patches pasted back") in rows, "small distances have more digits"
     assert not any("std" in name for name, _, _ in rows)
     name, value, of = rows[-1]
     assert (name, value) == ("linear probe", "62.5%")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
-from perceptual_mae.methods import METHODS
+from perceptual_mae.methods import METHODS, parts_of
 from perceptual_mae.pretraining.config import PretrainConfig
 
 FLOORS = {"random init": "random:{model}/{patch_size}", "raw pixels": "pixels:16"}
@@ -57,7 +57,7 @@ class CompareConfig:
         Raises:
             UsageError: a method with a fixed network that none was named for.
         """
-        method, _, architecture = name.partition("+")
+        method, architecture = parts_of(name)
         seed = self.pretrain.seed + number
         kind = METHODS[method].loss_network if method in METHODS else None
         network = next((spec for spec in self.loss_networks if kind and spec.startswith(f"{kind}:")), None)
@@ -66,7 +66,7 @@ class CompareConfig:
         return replace(
             self.pretrain,
             method=method,
-            architecture=architecture or None,  # type: ignore[arg-type] # its check refuses others
+            architecture=architecture,
             loss_network=network,
             seed=seed,
             out=f"{self.out}/runs/{name}-seed{seed}",

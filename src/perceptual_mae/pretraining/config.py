@@ -8,6 +8,7 @@ from typing import Literal
 
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest, printable
+from perceptual_mae.methods import METHODS, Architecture
 from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.settings import free
 from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, Tracker, image_side
@@ -128,7 +129,7 @@ class PretrainConfig:
     val_data: str | None = None
     method: str = "mse"
     recipe: Literal["default", "paper"] = "default"
-    architecture: Literal["mae", "msg-mae"] | None = None
+    architecture: Architecture | None = None
     loss_network: str | None = None
     loss_network_size: int | None = None
     init: str | None = None
@@ -197,8 +198,6 @@ class PretrainConfig:
         Raises:
             UsageError: one line that names the flag.
         """
-        from perceptual_mae.methods import METHODS
-
         if self.method not in METHODS:
             named = printable(self.method)[:60]
             raise UsageError(f"--method {named}: there are {', '.join(METHODS)}{nearest(self.method, METHODS)}")

@@ -114,13 +114,15 @@ def measures(comparison: Comparison) -> list[Measure]:
         others_only = not any(key in row.metrics for row in comparison.of(METHOD))
         return first, others_only, POOLS.index(pool) if pool in POOLS else len(POOLS), keys.index(key)
 
-    return [_fitted(comparison, measure(key)) for key in sorted(keys, key=rank)]
+    return [
+        fitted(measure(key), (row.metrics[key].mean for row in comparison.rows if key in row.metrics))
+        for key in sorted(keys, key=rank)
+    ]
 
 
-def _fitted(comparison: Comparison, one: Measure) -> Measure:
-    """With one digit more where distances are small enough to need it."""
-    values = [abs(row.metrics[one.key].mean) for row in comparison.rows if one.key in row.metrics]
-    largest = max(values, default=0.0)
+def fitted(one: Measure, values: Iterable[float]) -> Measure:
+    """With more digits where distances are small enough to need them: the features of a network come at any scale."""
+    largest = max(map(abs, values), default=0.0)
     if one.key.startswith(DISTANCES) and 0 < largest < 10:
         return replace(one, digits=min(6, 2 - math.floor(math.log10(largest))))
     return one

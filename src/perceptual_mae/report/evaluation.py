@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perceptual_mae.methods import METHODS
-from perceptual_mae.report.comparison_table import escaped, markdown_table, measure
+from perceptual_mae.report.comparison_table import escaped, fitted, markdown_table, measure
 from perceptual_mae.report.story import KNN_NOTE
 from perceptual_mae.report.words import UNKNOWN, count
 
@@ -29,7 +29,8 @@ def _summary_of(name: str, result: Mapping[str, Any]) -> Iterator[tuple[str, str
         for version, words in VERSIONS.items():
             for key, value in result.get(version, {}).items():
                 if not key.endswith("_std"):
-                    yield measure(key).head, measure(key).text(value), words
+                    one = fitted(measure(key), [value])
+                    yield one.head, one.text(value), words
         return
     scores = result[NEIGHBOURS] if kind == "knn" else result
     words = f"k-NN, k = {NEIGHBOURS}" if kind == "knn" else "linear probe"
