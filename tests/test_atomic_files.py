@@ -52,7 +52,12 @@ def test_files_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
 
 
 def test_lists_of_numbers_are_one_line_of_json(tmp_path: Path) -> None:
-    value = {"confusion": [[1, 2], [3, -4.5e-7]], "names": ["[1, 2]", "a"], "none": [], "deep": [{"x": [0.25]}]}
+    value = {
+        "confusion": [[1, 2], [3, -4.5e-7]],
+        "names": ["[1, 2]", "a[ 1 ].jpg"],
+        "none": [],
+        "deep": [{"x": [0.25]}],
+    }
     text = write_json(tmp_path / "values.json", value).read_text()
     assert json.loads(text) == value
     assert "[3, -4.5e-07]" in text

@@ -13,6 +13,8 @@ NOTHING = "mask_ratio=0.75"
 KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
     # what it is about: {row: its other values}
     "learning rate": {"mse": ("lr=7.5e-4", "lr=3e-3"), START: ("lr=7.5e-4", "lr=3e-3")},
+    # more steps in the same images; the paper has 16 images in a step
+    "batch": {"mse": ("batch_size=64&lr=7.5e-4",), START: ("batch_size=64&lr=7.5e-4",)},
     "mask ratio": {
         "mse": ("mask_ratio=0.5", "mask_ratio=0.6", "mask_ratio=0.85"),
         START: ("mask_ratio=0.5", "mask_ratio=0.6"),

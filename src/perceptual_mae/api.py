@@ -13,7 +13,14 @@ from torch import Tensor
 
 from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
-from perceptual_mae.data import Source, StreamSettings, first_readable, fixed_images, open_source
+from perceptual_mae.data import (
+    Source,
+    StreamSettings,
+    first_readable,
+    fixed_images,
+    open_source,
+    open_validation_or_all,
+)
 from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.reconstruction import expected_losses, look
@@ -113,16 +120,10 @@ def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
     if config.val_data is None:
         validation = open_source(config.data, "validation", channels=channels, stream=stream)
     else:
-        validation = _validation_or_all(config.val_data, channels, stream)
+        validation = open_validation_or_all(config.val_data, channels=channels, stream=stream)
     if config.log.knn_every and not (train.classes and validation is not None and validation.classes):
         raise UsageError("--log.knn-every: k-NN needs training and validation images with labels; this data has none")
     return train, validation
-
-
-def _validation_or_all(spec: str, channels: int, stream: StreamSettings) -> Source | None:
-    """The validation split of a data argument, or all of its images where it is not split."""
-    found = open_source(spec, "validation", channels=channels, stream=stream)
-    return found or open_source(spec, "train", channels=channels, stream=stream)
 
 
 def some_images(config: PretrainConfig, source: Source, count: int) -> tuple[Tensor, list[str]]:
@@ -247,9 +248,7 @@ def draw_reconstructions(
     model, _ = trained_model(folder)
     spec = data or config.val_data or config.data
     channels, limit = config.pixels.channels, config.loader.max_pixels
-    source = _validation_or_all(spec, channels, StreamSettings.of(config.loader))
-    if source is None:
-        raise UsageError(f"--data {spec}: there are no images")
+    source = open_validation_or_all(spec, channels=channels, stream=StreamSettings.of(config.loader))
     first_readable(source, channels, limit)
     images, names = fixed_images(source, count, image_size=config.size, channels=channels, seed=seed, max_pixels=limit)
     seen = look(model.to(choose_device(device)), images, ratio, seed)

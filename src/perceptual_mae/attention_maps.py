@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from perceptual_mae.data import MAX_PIXELS, first_readable, fixed_images, open_source, to_float
+from perceptual_mae.data import MAX_PIXELS, first_readable, fixed_images, open_validation_or_all, to_float
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.attention import (
@@ -126,9 +126,7 @@ def same_images(
     names: list[str] | None = None
     for encoder in encoders:
         channels = encoder.in_channels
-        source = open_source(data, "validation", channels=channels) or open_source(data, "train", channels=channels)
-        if source is None:
-            raise UsageError(f"--data {data}: there are no images")
+        source = open_validation_or_all(data, channels=channels)
         first_readable(source, channels, max_pixels)
         images, found = fixed_images(
             source, count, image_size=encoder.image_size, channels=channels, seed=seed, max_pixels=max_pixels

@@ -13,6 +13,9 @@ from typing import Any
 from perceptual_mae.errors import PmaeError, WriteError
 
 _log = logging.getLogger(__name__)
+_UMASK = os.umask(0o077)
+# Asking sets it, for every thread of the process: so it is asked here, once, before there are threads.
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -89,7 +92,8 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """A JSON file, atomically; a list of numbers is one line. NaN and infinity are refused: they are no JSON."""
     text = json.dumps(value, indent=2, allow_nan=False)
-    text = re.sub(r"\[\s+([-+\d.eE,\s]+?)\s+\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
+    # From line to line: within a string there is no line break.
+    text = re.sub(r"\[\n\s*([-+\d.eE,\s]+?)\n\s*\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
     return write_text(path, text + "\n")
 
 
@@ -111,9 +115,7 @@ def append_text(path: Path, text: str) -> None:
 
 def readable_as_usual(path: Path) -> None:
     """Give a file the permissions that `open` would have given it: what safetensors writes only its owner can read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    path.chmod(0o666 & ~_UMASK)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Streams from tar and parquet files, here and elsewhere: the same samples in the same order, whatever breaks."""
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -260,6 +261,32 @@ def test_what_is_cut_off_goes_on_from_there(tmp_path, quick):
         transfer.download(f"{url}/big.bin", part, quick, size=len(data), version=f'"{len(data)}"')
     assert part.read_bytes() == data
     assert trouble.sent["big.bin"] == 500_000
+
+
+def test_a_full_disk_is_not_a_lost_connection(tmp_path, quick, monkeypatch):
+    (tmp_path / "a.bin").write_bytes(b"abc")
+    write, full, cleared = transfer._write, [True], []
+
+    def write_or_not(reply, file):
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(reply, file)
+
+    def clear():
+        cleared.append(True)
+        full[0] = False
+
+    monkeypatch.setattr(transfer, "_write", write_or_not)
+    with served(tmp_path, Trouble()) as url:
+        transfer.download(f"{url}/a.bin", tmp_path / "part", quick, size=3, room=clear)
+        assert (tmp_path / "part").read_bytes() == b"abc"
+        assert cleared == [True]
+        (tmp_path / "part").unlink()
+        full[0] = True
+        with pytest.raises(
+            transfer.Unavailable, match=r"no room left.*--loader.cache-gib.*\(4 att"
+        ):
+            transfer.download(f"{url}/a.bin", tmp_path / "part", quick, size=3)
 
 
 def test_a_wrong_checksum_is_fetched_again_and_then_given_up(tmp_path, quick):

@@ -180,5 +180,5 @@ def test_a_mask_that_claims_to_be_enormous_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
     source = open_ade(str(tmp_path))
     assert source is not None
-    with bounded(), pytest.raises(BrokenImage, match="more than --loader"):
+    with bounded(), pytest.raises(BrokenImage, match="more than the limit"):
         source.read(0)

@@ -2,11 +2,11 @@
 
 import itertools
 
-from perceptual_mae.data import BrokenImage, Source, decode, open_source
+from perceptual_mae.data import BrokenImage, Source, StreamSettings, decode, open_validation_or_all
 from perceptual_mae.data.types import Item
+from perceptual_mae.data.views import across_classes
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.pretraining.config import PretrainConfig
-from perceptual_mae.seeds import Stream, permutation
 
 TRIED = 10
 """Images that are looked at for every example that is wanted: some may be broken."""
@@ -29,32 +29,22 @@ def find_examples(config: PretrainConfig, data: str | None, count: int) -> list[
     """
     channels = config.pixels.channels
     try:
-        source = _open(data or config.val_data or config.data, channels)
+        spec, stream = data or config.val_data or config.data, StreamSettings.of(config.loader)
+        source = open_validation_or_all(spec, channels=channels, stream=stream)
         found = _readable(source, config, count)
         if not found:
-            raise UsageError(f"--data {data or config.data}: none of its images can be read")
+            raise UsageError(f"--data {spec}: none of its images can be read")
         return found
     except PmaeError:
         if data is not None:
             raise
-        return _readable(_open("photos", channels), config, count)
-
-
-def _open(spec: str, channels: int) -> Source:
-    source = open_source(spec, "validation", channels=channels) or open_source(spec, "train", channels=channels)
-    if source is None:
-        raise UsageError(f"--data {spec}: there are no images")
-    return source
+        return _readable(open_validation_or_all("photos", channels=channels), config, count)
 
 
 def _readable(source: Source, config: PretrainConfig, count: int) -> list[Item]:
     """Images in a random order, of which those of new classes come first."""
-    order = permutation(len(source), config.seed, Stream.PICTURES)[: count * TRIED].tolist()
-    items = [source[index] for index in order]
-    turn: dict[int, itertools.count[int]] = {}
-    ranks = [next(turn.setdefault(item.label, itertools.count())) for item in items]
     found: list[Item] = []
-    for _, item in sorted(zip(ranks, items, strict=True), key=lambda pair: pair[0]):
+    for item in itertools.islice(across_classes(source, count, config.seed), count * TRIED):
         if len(found) == count:
             break
         try:

@@ -2,7 +2,7 @@
 
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.loader import train_loader
-from perceptual_mae.data.open import open_source
+from perceptual_mae.data.open import open_source, open_validation_or_all
 from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream, auto_workers
 from perceptual_mae.data.streaming.plan import StreamPlan, plan_for
@@ -28,6 +28,7 @@ __all__ = [
     "first_readable",
     "fixed_images",
     "open_source",
+    "open_validation_or_all",
     "plan_for",
     "to_float",
     "train_loader",

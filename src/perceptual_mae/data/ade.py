@@ -1,10 +1,8 @@
 """A folder of images and masks as ADE20K has them (arXiv 1608.05442): a mask is a PNG of class numbers, 0 for none."""
 
 import hashlib
-import io
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from perceptual_mae.data.arrays import check_size
@@ -20,6 +17,7 @@ from perceptual_mae.data.decode import MAX_PIXELS, decode, read_bytes
 from perceptual_mae.data.digest import digest
 from perceptual_mae.data.folder import SUFFIXES, find_files, printable
 from perceptual_mae.data.labelled import Sample
+from perceptual_mae.data.pictures import open_picture
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.errors import UsageError
 from perceptual_mae.paths import user_path
@@ -256,13 +254,10 @@ def _decode_mask(path: Path, title: str, max_pixels: int) -> Tensor:
         BrokenImage: it cannot be read, holds colours, or has more than `max_pixels`.
     """
     try:
-        data = read_bytes(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on odd palettes
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-                check_size(image.height, image.width, max_pixels)
-                bands, mode = image.getbands(), image.mode
-                values = np.array(image) if len(bands) == 1 else None
+        with open_picture(read_bytes(path), ("PNG",)) as image:
+            check_size(image.height, image.width, max_pixels)
+            bands, mode = image.getbands(), image.mode
+            values = np.array(image) if len(bands) == 1 else None
     except BrokenImage as broken:
         raise BrokenImage(f"its mask {title}: {broken}") from None
     except Exception as error:  # damage surfaces from Pillow as anything

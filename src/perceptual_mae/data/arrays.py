@@ -22,7 +22,7 @@ def is_tiff(data: bytes) -> bool:
 def check_size(height: int, width: int, max_pixels: int) -> None:
     """Refuse an image by its header, before any memory is taken for its pixels. Raises BrokenImage."""
     if height * width > max_pixels:
-        raise BrokenImage(f"{width} x {height} pixels, more than --loader.max-pixels {max_pixels}")
+        raise BrokenImage(f"{width} x {height} pixels, more than the limit of {max_pixels}")
     if height < 1 or width < 1:
         raise BrokenImage(f"{width} x {height} pixels")
 

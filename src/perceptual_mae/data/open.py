@@ -63,6 +63,19 @@ def open_source(
     return _open_path(spec, split, channels)
 
 
+def open_validation_or_all(spec: str, *, channels: int = 3, stream: StreamSettings | None = None) -> Source:
+    """The validation images of a data argument, or all images where it is not split: what pictures are drawn of.
+
+    Raises:
+        UsageError, PmaeError: as `open_source`, and where there are no images.
+    """
+    found = open_source(spec, "validation", channels=channels, stream=stream)
+    found = found or open_source(spec, "train", channels=channels, stream=stream)
+    if found is None:
+        raise UsageError(f"--data {spec}: there are no images")
+    return found
+
+
 def _open_path(spec: str, split: str, channels: int) -> Source | None:
     from perceptual_mae.data import parquet
 

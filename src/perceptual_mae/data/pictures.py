@@ -4,6 +4,7 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -46,7 +47,7 @@ def decode_picture(data: bytes, channels: int, max_pixels: int) -> Tensor:
         # Remarks on odd palettes and metadata of an image that is read all the same.
         warnings.simplefilter("ignore")
         try:
-            image = _open(data)
+            image = open_picture(data)
         except UnidentifiedImageError:
             if is_tiff(data):  # such as float RGB, which Pillow does not know
                 return decode_array(data, channels, max_pixels)
@@ -66,12 +67,12 @@ def decode_picture(data: bytes, channels: int, max_pixels: int) -> Tensor:
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
 
 
-def _open(data: bytes) -> Image.Image:
+def open_picture(data: bytes, wanted: Sequence[str] = _FORMATS) -> Image.Image:
     """Read the header, without Pillow's own limit on the size: `max_pixels` takes its place."""
-    formats = [name for name in _FORMATS if name in Image.OPEN]
-    if len(formats) < len(_FORMATS):
+    formats = [name for name in wanted if name in Image.OPEN]
+    if len(formats) < len(wanted):
         Image.init()
-        formats = [name for name in _FORMATS if name in Image.OPEN]
+        formats = [name for name in wanted if name in Image.OPEN]
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -207,7 +207,7 @@ def fixed_images(
     """
     images: list[Tensor] = []
     names: list[str] = []
-    for item in _across_classes(source, count, seed):
+    for item in across_classes(source, count, seed):
         if len(images) == count:
             break
         try:
@@ -220,7 +220,7 @@ def fixed_images(
     return torch.stack(images), names
 
 
-def _across_classes(source: Source, count: int, seed: int) -> Iterator[Item]:
+def across_classes(source: Source, count: int, seed: int) -> Iterator[Item]:
     """All items in a random order in which, among the first ones, every class comes before any comes again."""
     order = seeded_order(source, seed, Stream.PICTURES)
     if not source.classes:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perceptual_mae.attention_maps import attention_figure, same_images
-from perceptual_mae.data import fixed_images, open_source
+from perceptual_mae.data import StreamSettings, fixed_images, open_validation_or_all
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.pretraining.build import trained_model
@@ -30,8 +30,7 @@ def draw_side_by_side(folder: Path, runs: Mapping[str, Path], device: str) -> di
     where = choose_device(device)
     first = RunFolder.read(next(iter(runs.values()))).config
     spec, channels = first.val_data or first.data, first.pixels.channels
-    source = open_source(spec, "validation", channels=channels) or open_source(spec, "train", channels=channels)
-    assert source is not None  # it was trained on
+    source = open_validation_or_all(spec, channels=channels, stream=StreamSettings.of(first.loader))
     images, _ = fixed_images(source, COUNT, image_size=first.size, channels=channels, seed=first.seed)
     drawn, seen = {}, None
     for name, run in runs.items():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from perceptual_mae.data import Source, first_readable, open_source
+from perceptual_mae.data import Source, StreamSettings, first_readable, open_source, open_validation_or_all
 from perceptual_mae.data.subset import Relabelled, held_out, sample
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError
@@ -78,11 +78,12 @@ def open_images(config: EvaluateConfig, subject: Subject) -> Images:
     spec = config.data or (run.config.data if run else None)
     if spec is None:
         raise UsageError("--data is missing: name the images to measure on (only a run folder knows its own)")
-    train = open_source(spec, "train", channels=channels)
-    test = open_source(spec, "validation", channels=channels)
+    stream = StreamSettings.of(run.config.loader) if run is not None else None
+    train = open_source(spec, "train", channels=channels, stream=stream)
+    test = open_source(spec, "validation", channels=channels, stream=stream)
     if config.data is None and run is not None and run.config.val_data is not None:
         val = run.config.val_data
-        test = open_source(val, "validation", channels=channels) or open_source(val, "train", channels=channels)
+        test = open_validation_or_all(val, channels=channels, stream=stream)
     if train is None and test is None:
         raise UsageError(f"--data {spec}: there are no images")
     images = _split(spec, train, test, config.seed)

@@ -16,7 +16,15 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw_crops
-from perceptual_mae.data import Source, auto_workers, decode, eval_batches, open_source, to_float
+from perceptual_mae.data import (
+    Source,
+    auto_workers,
+    decode,
+    eval_batches,
+    open_source,
+    open_validation_or_all,
+    to_float,
+)
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.subset import Relabelled, Subset, held_out, labels_of
 from perceptual_mae.encoders import open_encoder
@@ -211,10 +219,10 @@ def open_labelled(config: ClassificationConfig, channels: int) -> tuple[Labelled
             f"--data {config.data}: there is nothing to tell apart (the images have {has}): "
             "put those of each class into a folder of its own"
         )
-    where = config.data if config.val_data is None else config.val_data
-    validation = open_source(where, "validation", channels=channels)
-    if validation is None and config.val_data is not None:
-        validation = open_source(config.val_data, "train", channels=channels)
+    if config.val_data is not None:
+        validation: Source | None = open_validation_or_all(config.val_data, channels=channels)
+    else:
+        validation = open_source(config.data, "validation", channels=channels)
     if validation is None:
         train, validation = held_out(train, HELD_OUT, config.seed)
         notes.append(f"there is no validation split: {HELD_OUT:.0%} of the images of each class are held out")

@@ -36,7 +36,9 @@ def read(url: str, start: int, stop: int | None, version: str, timeout: float) -
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         if start and version:
             headers["If-Range"] = version
-    with _translated(timeout), _open(url, headers, timeout) as answer:
+    with _translated(timeout):
+        answer = _open(url, headers, timeout)
+    with answer:  # not translated: what goes wrong where the bytes are written is no fault of the network
         first, size = _placed(answer, start)
         yield Reply(first, size, _version(answer), _chunks(answer, timeout))
 
@@ -78,7 +80,11 @@ def _version(answer: http.client.HTTPResponse) -> str:
 
 def _chunks(answer: http.client.HTTPResponse, timeout: float) -> Iterator[bytes]:
     since, got = time.monotonic(), 0
-    while chunk := answer.read1(_CHUNK):
+    while True:
+        with _translated(timeout):
+            chunk = answer.read1(_CHUNK)
+        if not chunk:
+            return
         yield chunk
         got += len(chunk)
         if (waited := time.monotonic() - since) > timeout:
