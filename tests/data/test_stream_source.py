@@ -283,9 +283,7 @@ def test_a_full_disk_is_not_a_lost_connection(tmp_path, quick, monkeypatch):
         assert cleared == [True]
         (tmp_path / "part").unlink()
         full[0] = True
-        with pytest.raises(
-            transfer.Unavailable, match=r"no room left.*--loader.cache-gib.*\(4 att"
-        ):
+        with pytest.raises(transfer.Unavailable, match=r"no room left.*--loader.cache-gib.*\(4 att"):
             transfer.download(f"{url}/a.bin", tmp_path / "part", quick, size=3)
 
 

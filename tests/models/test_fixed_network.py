@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from perceptual_mae.models.fixed_network import FixedNetwork
+from perceptual_mae.training.spikes import buffers_of, put_back
 
 
 class Layers(nn.Module):
@@ -56,6 +57,25 @@ def test_the_scale_is_the_mean_over_the_first_batches() -> None:
     image = batches()[0]
     for judged, one, total in zip(network.judge([image]).features, raw(image), sums, strict=True):
         torch.testing.assert_close(judged, one / (total / 3))
+
+
+def test_a_batch_that_is_put_back_is_measured_again() -> None:
+    """A step that is skipped puts buffers back (`training.spikes`): also those of the network."""
+    network, other = FixedNetwork(Layers(), calibration=3), FixedNetwork(Layers(), calibration=3)
+    one, two, three, *_ = (network.measure([batch]) for batch in (*batches(), *batches()))
+    for means in (one, two):
+        network.calibrate(means)
+    before = buffers_of([network])
+    network.calibrate(1000 * three)
+    assert int(network.batches) == 3
+    put_back(before)
+    assert not network.calibrated
+    network.calibrate(three)
+    assert network.calibrated
+    for means in (one, two, three):
+        other.calibrate(means)
+    assert torch.equal(network.scale, other.scale)
+    assert network.state_dict()["batches"] == 3
 
 
 def test_features_of_every_layer_have_size_one() -> None:

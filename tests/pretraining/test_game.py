@@ -1,6 +1,7 @@
 """The step of two players: what each learns from one look, against what each would learn by itself."""
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptual_mae.augment.ada import augment, draw_ada, transforms
 from perceptual_mae.losses.adversarial import adversarial, discriminator_loss
@@ -16,7 +17,9 @@ from perceptual_mae.losses.feature_matching import FeatureMatching
 from perceptual_mae.losses.pixel import l1
 from perceptual_mae.losses.term import Seen
 from perceptual_mae.methods import METHODS
+from perceptual_mae.models.fixed_network import FixedNetwork
 from perceptual_mae.models.pyramid import image_pyramid
+from perceptual_mae.pretraining import regularise
 from perceptual_mae.pretraining.build import build_terms
 from perceptual_mae.pretraining.cast import Cast, build_cast
 from perceptual_mae.pretraining.config import PretrainConfig
@@ -26,11 +29,18 @@ from perceptual_mae.pretraining.recipe import RECIPES
 from perceptual_mae.pretraining.step import share_that_counts
 from perceptual_mae.training.device import make_accelerator
 from perceptual_mae.training.schedule import Clock
-from perceptual_mae.training.tally import Tally
+from perceptual_mae.training.tally import NonFinite, Tally
 
 EVEN, ODD = Clock(10, 10), Clock(0, 10)
 """Steps of an even epoch, in which features are matched, and of an odd one; no regularisation is due in either."""
 Grads = dict[str, dict[str, Tensor]]
+
+
+class Listed(nn.Module):
+    """Maps as a loss network gives them."""
+
+    def forward(self, maps: Tensor) -> list[Tensor]:
+        return [maps.relu()]
 
 
 @pytest.fixture
@@ -200,12 +210,82 @@ def test_the_path_length_weighs_as_much_as_the_game(make_config: Any, learnt: li
     assert float(little / much) == pytest.approx(share, rel=0.2)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.9])
 @pytest.mark.parametrize("estimator", ["finite-difference", "exact"])
-def test_both_estimators_regularise(make_config: Any, estimator: Any) -> None:
-    cast = cast_for(make_config, "stylegan2-ada-p", path=PathConfig(estimator=estimator, every=1))
+def test_both_estimators_regularise(make_config: Any, estimator: Any, p: float) -> None:
+    cast = cast_for(
+        make_config, "stylegan2-ada-p", path=PathConfig(estimator=estimator, every=1), ada=AdaConfig(start=p)
+    )
     log = cast.step(batch(cast), ODD)
     assert log["loss/path_length"] > 0
     assert log["path_length"] > 0
+
+
+def test_without_a_term_that_looks_there_is_no_game_to_regularise(make_config: Any) -> None:
+    losses = LossesConfig(adversarial=0.0)
+    cast = cast_for(make_config, "stylegan2-ada-p", losses=losses, path=PathConfig(every=1))
+    odd, even = cast.step(batch(cast), ODD), cast.step(batch(cast), EVEN)
+    assert "loss/path_length" not in odd
+    assert even["loss/path_length"] > 0, "features are matched in even epochs"
+
+
+def test_r1_is_clipped_as_other_gradients_are_and_not_taken_where_it_is_not_finite(
+    make_config: Any, learnt: list[dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DiscriminatorConfig(channel_base=512, r1_every=1, r1_gamma=1e4)
+    cast = cast_for(make_config, "stylegan2-ada-p", discriminator=settings)
+    cast.step.clip_grad = 0.25
+    log = cast.step(batch(cast), ODD)
+    assert log["grad_norm/r1"] > 0.25
+    norm = torch.stack([gradient.square().sum() for gradient in learnt[-1].values()]).sum().sqrt()
+    assert float(norm) == pytest.approx(0.25, rel=1e-3)
+
+    class Broken(torch.autograd.Function):
+        """A finite value with a gradient that is not."""
+
+        @staticmethod
+        def forward(context: Any, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            return gradient * math.nan
+
+    penalty = regularise.r1_penalty
+    monkeypatch.setattr(regularise, "r1_penalty", lambda *given: Broken.apply(penalty(*given)))
+    steps = len(learnt)
+    with pytest.raises(NonFinite, match="grad_norm/r1 is nan"):
+        cast.step(batch(cast), ODD)
+    assert len(learnt) == steps + 2, "both players have taken theirs"
+
+
+def test_pulls_are_logged_alike_however_a_batch_is_cut(make_config: Any, learnt: list[dict[str, Tensor]]) -> None:
+    cast = cast_for(make_config, "ls-gan-p")
+    logs = [cast.step(batch(cast, 16, parts), EVEN) for parts in (1, 2, 4)]
+    for name in ("pull/pixels", "pull/adversarial", "pull/features"):
+        assert [log[name] for log in logs] == pytest.approx([logs[0][name]] * 3, rel=0.05), name
+
+
+@pytest.mark.parametrize("method", ["timm-p", "ls-gan-p"])
+def test_what_was_made_of_a_part_is_let_go_of_before_the_next(
+    make_config: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or accumulating gradients would not take the memory that it promises."""
+    fixed = FixedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), Listed()))
+    config = make_config(method=method, discriminator=DiscriminatorConfig(channel_base=512))
+    cast = build_cast(config, make_accelerator("cpu", "fp32"), fixed if METHODS[method].loss_network else None)
+    lens, alive, maps = cast.step.lens, [], []
+    look = type(lens).look
+
+    def watched(self: Any, *given: Any) -> Seen:
+        alive.append(sum(one() is not None for one in maps))
+        seen = look(self, *given)
+        maps.extend(weakref.ref(one.untyped_storage()) for one in seen.fake.features)
+        return seen
+
+    monkeypatch.setattr(type(lens), "look", watched)
+    cast.step(batch(cast, 12, 3), EVEN)
+    assert alive == [0, 0, 0]
 
 
 def test_estimators_agree_on_the_length(make_config: Any) -> None:
@@ -226,10 +306,11 @@ def test_estimators_agree_on_the_length(make_config: Any) -> None:
 def test_p_follows_the_discriminator(make_config: Any) -> None:
     cast = cast_for(make_config, "stylegan2-ada-p", ada=AdaConfig(images=64, target=-1.0))
     logs = [cast.step(batch(cast), Clock(step, 100)) for step in range(9)]
+    # As many images as there are, not as many as the settings' batch.
     # r is -1 for a fresh discriminator, which scores about 0, and never below: p stays or rises.
     assert logs[0]["ada_p"] == 0
     steps = {round(after["ada_p"] - before["ada_p"], 6) for before, after in pairwise(logs)}
-    assert steps <= {0.0, 4 * cast.step.opponent.batch_size / 64}  # type: ignore[union-attr]
+    assert steps <= {0.0, 4 * len(batch(cast)[0].images) / 64}
 
 
 @pytest.mark.parametrize("balances", [(0.5, 0.2), (0.5, math.inf), (1e6, 1e6)])
@@ -243,7 +324,7 @@ def test_the_network_pulls_no_harder_than_it_may(make_config: Any, balances: tup
     leaf = made.cut()
     seen = opponent.look(leaf, part)
     tally = Tally(opponent.accelerator, 1)
-    (gradient,) = cast.step.judge(leaf, part.images, seen, EVEN, tally)
+    (gradient,) = cast.step.judge(leaf, part.images, seen, EVEN, tally, again=True)
     (pixels,) = torch.autograd.grad(l1(leaf, part.images)[0], leaf.predictions)
     expected, total = {"pull/pixels": pixels.norm()}, pixels
     terms = {"adversarial": adversarial, "features": FeatureMatching()}

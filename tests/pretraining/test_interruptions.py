@@ -19,7 +19,7 @@ from perceptual_mae.api import pretrain
 from perceptual_mae.cli.main import main
 from perceptual_mae.pretraining.config import LogConfig, LossesConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
-from perceptual_mae.pretraining.loss_config import AdaConfig
+from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig
 from perceptual_mae.pretraining.moment import Moment
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.checkpoint import Checkpoint, checkpoints, newest
@@ -147,13 +147,23 @@ def test_a_signal_ends_a_long_look_which_comes_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "steps"), [("mse", 5), ("stylegan2-ada-p", 17)])
-def test_two_processes_train_as_one(make_config: Callable[..., PretrainConfig], method: str, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "steps", "discriminator"),
+    [
+        ("mse", 5, DiscriminatorConfig()),
+        ("stylegan2-ada-p", 17, DiscriminatorConfig()),
+        ("stylegan2-ada-p", 5, DiscriminatorConfig(update="alternating", r1_every=2)),
+    ],
+)
+def test_two_processes_train_as_one(
+    make_config: Callable[..., PretrainConfig], method: str, steps: int, discriminator: DiscriminatorConfig
+) -> None:
     """Path lengths (every 4 steps), R1 (every 16) and p among what they share. `benchmarks.processes` has more steps.
 
     At the recipe's learning rate: at a hundred times that the game amplifies a rounding error as much in these steps.
     """
     settings: dict[str, Any] = {"method": method, "max_steps": steps, "ada": AdaConfig(images=500), "lr": None}
+    settings["discriminator"] = discriminator
     settings["losses"] = LossesConfig(perceptual_every=1)
     settings["log"] = LogConfig(every=1, pictures=0, validate_every=0, tensorboard=False)
     together = make_config("together", **settings)

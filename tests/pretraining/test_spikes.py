@@ -32,8 +32,10 @@ def broken(steps: set[int]) -> Iterator[None]:
     """In these steps (from 1) the loss is NaN."""
     judge = TrainingStep.judge
 
-    def instead(self: TrainingStep, leaf: Any, images: Tensor, seen: Any, clock: Any, tally: Any) -> list[Tensor]:
-        gradient = judge(self, leaf, images, seen, clock, tally)
+    def instead(
+        self: TrainingStep, leaf: Any, images: Tensor, seen: Any, clock: Any, tally: Any, again: bool
+    ) -> list[Tensor]:
+        gradient = judge(self, leaf, images, seen, clock, tally, again)
         if clock.step + 1 not in steps:
             return gradient
         tally.add({"loss/total": torch.tensor(float("nan"))})

@@ -41,7 +41,7 @@ class FixedNetwork(nn.Module):
             self.network.requires_grad_(False).eval()
         self.register_buffer("scale", torch.empty(0))  # (L,) after the first batch
         self.register_buffer("batches", torch.tensor(0))
-        self._seen: int | None = 0
+        self._calibrated = False
 
     @property
     def network(self) -> nn.Module | None:
@@ -61,7 +61,7 @@ class FixedNetwork(nn.Module):
         Raises:
             RuntimeError: nothing has been measured yet, or the scale was measured on another network.
         """
-        if not self._batches_seen:
+        if not len(self.scale):
             raise RuntimeError("the features have no scale yet: calibrate() this network with real images first")
         # A layer that was silent on every image has no scale: it stays as it is.
         scale = torch.where(self.scale > 0, self.scale, 1)
@@ -86,13 +86,9 @@ class FixedNetwork(nn.Module):
     @property
     def calibrated(self) -> bool:
         """Whether all batches of real images that the scale is taken from have been seen."""
-        return self._batches_seen >= self.calibration
-
-    @property
-    def _batches_seen(self) -> int:
-        if self._seen is None:  # asked for once: reading `batches` makes a GPU wait
-            self._seen = int(self.batches)
-        return self._seen
+        if not self._calibrated:  # asked no more once it is: reading `batches` makes a GPU wait
+            self._calibrated = int(self.batches) >= self.calibration
+        return self._calibrated
 
     @torch.no_grad()
     def measure(self, pyramid: Sequence[Tensor]) -> Tensor:
@@ -106,11 +102,12 @@ class FixedNetwork(nn.Module):
         Args:
             means: `(L,)` as `measure` gives it, averaged over the processes where there are several.
         """
-        count = self._batches_seen
         means = means.detach().to(self.scale)
-        self.scale = self.scale + (means - self.scale) / (count + 1) if count else means
+        if int(self.batches) == 0:
+            self.scale = means
+        else:  # in place: a step that is skipped puts buffers back
+            self.scale += (means - self.scale) / (self.batches + 1)
         self.batches += 1
-        self._seen = count + 1
 
     # -- what a module does to its parts -------------------------------------------------------------------------------
 
@@ -124,5 +121,5 @@ class FixedNetwork(nn.Module):
         """Take over a scale, which has no length before the first batch."""
         if f"{prefix}scale" in state_dict:
             self.scale = torch.empty_like(state_dict[f"{prefix}scale"], device=self.scale.device)
-        self._seen = None
+        self._calibrated = False
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -84,7 +84,7 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator, fixed: FixedNet
         if regularised and config.ada.enabled:
             game["ada"] = ada = AdaController(config.ada.target, config.ada.images, config.ada.every, config.ada.start)
         alternating = config.discriminator.update == "alternating"
-        lens = Opponent(accelerator, player, model.scales, config.batch_size, alternating, ada)
+        lens = Opponent(accelerator, player, model.scales, alternating, ada)
     elif method.loss_network:
         asked = (config.loss_network, method.loss_network, config.size, config.pixels.channels)
         fixed = (fixed or open_loss_network(*asked, config.loss_network_size)).to(device)

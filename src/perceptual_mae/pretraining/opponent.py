@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptual_mae.augment.ada import Transforms, augment, transforms
 from perceptual_mae.augment.ada_control import AdaController, signs
@@ -27,7 +27,6 @@ class Opponent:
         accelerator: devices, precision and processes.
         player: the discriminator and its optimiser.
         scales: `(height, width)` of the images that it sees, coarse to fine.
-        batch_size: images in a step, over all processes.
         alternating: it learns before the generator does, not from the same look.
         ada: the controller of its augmentation, or None.
     """
@@ -35,19 +34,32 @@ class Opponent:
     accelerator: Accelerator
     player: Player[Discriminator]
     scales: Sequence[tuple[int, int]]
-    batch_size: int
     alternating: bool = False
     ada: AdaController | None = None
 
     def look(self, reconstruction: Reconstruction, batch: MicroBatch) -> Seen:
-        """One forward pass over images and reconstructions, augmented alike; never mixed in one batch."""
+        """One forward pass over images and reconstructions, augmented alike; never mixed in one batch.
+
+        Where players alternate, the discriminator has learnt already, and only the generator learns from this.
+        """
+        if not self.alternating:
+            return self._look(self.player.network, reconstruction, batch)
+        # Past `network`, which would wait for a gradient of the weights to bring together.
+        with self.player.fixed():
+            return self._look(self.player.module, reconstruction, batch)
+
+    def _look(self, network: nn.Module, reconstruction: Reconstruction, batch: MicroBatch) -> Seen:
         change = self.augmentation(batch.augmentation)
         fake = self.augmented(reconstruction.pyramid, change)
-        return Seen(*self.player.network(self.real(batch.images, change), fake))
+        return Seen(*network(self.real(batch.images, change), fake))
 
     def real(self, images: Tensor, change: Transforms | None) -> Sequence[Tensor]:
         """Images `(b, C, H, W)` as the discriminator receives them."""
         return self.augmented(image_pyramid(images, self.scales), change)
+
+    def learn_alone(self, reconstruction: Reconstruction, batch: MicroBatch, tally: Tally) -> None:
+        """`learn` from a look that nobody else takes."""
+        self.learn(self._look(self.player.network, reconstruction, batch), tally)
 
     def learn(self, seen: Seen, tally: Tally) -> None:
         """Collect the gradient of the discriminator's loss (eq. 4)."""
@@ -68,8 +80,13 @@ class Opponent:
         """Every scale of an image with the same augmentation."""
         return pyramid if change is None else augment(pyramid, change)
 
-    def adapt(self, log: dict[str, float], clock: Clock) -> dict[str, float]:
+    def adapt(self, log: dict[str, float], images: int, clock: Clock) -> dict[str, float]:
         """Let p follow how sure the discriminator was in the step that `log` tells of (arXiv 2006.06676, section 3.1).
+
+        Args:
+            log: of the step.
+            images: that this process had in it.
+            clock: when it was.
 
         Returns:
             `ada_p`, the p of that step.
@@ -77,9 +94,11 @@ class Opponent:
         if self.ada is None:
             return {}
         p = self.ada.p
-        self.ada.observe(log["ada_r"] * self.batch_size, self.batch_size)
+        # Those that there were, which are fewer than the settings' batch where the data has not so many.
+        many = int(self.accelerator.reduce(torch.tensor(images, device=self.accelerator.device), "sum"))
+        self.ada.observe(log["ada_r"] * many, many)
         if clock.step_is_due(self.ada.every):
-            self.ada.adjust(self.batch_size)
+            self.ada.adjust(many)
         return {"ada_p": p}
 
 

@@ -46,8 +46,10 @@ class Player(Generic[Network]):
         """Within, each process adds up gradients for itself; the next backward pass outside brings them together."""
         if is_cut(self.module):
             self.module.set_requires_gradient_sync(False)  # type: ignore[operator]
-            yield
-            self.module.set_requires_gradient_sync(True)  # type: ignore[operator]
+            try:
+                yield
+            finally:
+                self.module.set_requires_gradient_sync(True)  # type: ignore[operator]
         else:
             with accelerator.no_sync(self.network):
                 yield

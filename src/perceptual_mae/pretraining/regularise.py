@@ -26,10 +26,15 @@ class R1:
     gamma: float
     every: int
 
-    def __call__(self, opponent: Opponent, batch: Sequence[MicroBatch]) -> dict[str, float]:
+    def __call__(
+        self, opponent: Opponent, batch: Sequence[MicroBatch], clip_grad: float | None = None
+    ) -> dict[str, float]:
         """Take a step of the discriminator.
 
-        With respect to the images that it receives, after augmentation: resampling has no second derivative to take.
+        With respect to the images that it receives, after augmentation: nothing is differentiated through resampling.
+
+        Raises:
+            NonFinite: penalty or gradient is not finite; the step is not taken.
         """
         player, tally = opponent.player, Tally(opponent.accelerator, len(batch))
         for part in batch:
@@ -39,6 +44,7 @@ class R1:
             (self.every * penalty / len(batch)).backward()
             tally.add({"loss/r1": penalty})
         player.average_gradients(opponent.accelerator)
+        tally.whole("grad_norm/r1", player.gradient_norm(clip_grad))
         log = tally.means()
         player.improve()
         return log
@@ -65,18 +71,22 @@ class PerceptualPath:
         opponent: Opponent,
         player: Player,
         batch: Sequence[MicroBatch],
-        made: Sequence[Reconstruction],
+        made: Sequence[Reconstruction | None],
         tally: Tally,
     ) -> None:
         """Add to the gradient of the generator's decoder; on every second image, masks and augmentation as they were.
 
         The regularisation of the game weighs as much as the game: of its gradient the same share counts as of the pull
-        through the discriminator that counts least (see `share_that_counts`), which is the adversarial
-        one, or it would outweigh the pixels in its turn.
+        through the discriminator that counts least (see `share_that_counts`), or it would outweigh the pixels in its
+        turn. Where no term looks through the discriminator there is no game: nothing is added.
         """
         accelerator = opponent.accelerator
-        share = min(value for name, value in tally.sums.items() if name.startswith("pull_share/"))
+        shares = [value for name, value in tally.sums.items() if name.startswith("pull_share/")]
+        if not shares:
+            return
+        share = torch.stack(shares).min()
         for part, half in zip(batch, made, strict=True):
+            assert half is not None  # its step is due
             with opponent.player.fixed():
                 lengths = self.lengths(opponent, player, half, part)
             penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))

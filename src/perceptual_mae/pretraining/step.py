@@ -81,24 +81,14 @@ class TrainingStep:
             over the batch.
 
         Raises:
-            NonFinite: a value is not finite.
+            NonFinite: a value is not finite. It has changed no weight.
         """
         opponent, tally = self.opponent, Tally(self.accelerator, len(batch))
         together = opponent is not None and not opponent.alternating
         if opponent and not together:
             self.opponent_first(opponent, batch, tally)
-        made = []
-        for part in self.synchronised_at_last(batch):
-            reconstruction = self.generator.network(part.images, self.mask_ratio, part.noise)
-            leaf = reconstruction.cut()
-            seen = self.lens.look(leaf, part) if self.lens else None
-            gradient = self.judge(leaf, part.images, seen, clock, tally)
-            if opponent and seen and together:
-                opponent.learn(seen, tally)
-            torch.autograd.backward(reconstruction.predictions, gradient)
-            if self.path and clock.step_is_due(self.path.every):
-                made.append(reconstruction.constant_half())
-        if opponent and self.path and made:
+        made = [self.learn_from(part, clock, tally) for part in self.synchronised_at_last(batch)]
+        if opponent and self.path and clock.step_is_due(self.path.every):
             self.path(opponent, self.generator, batch, made, tally)
         players: list[Player[Any]] = [self.generator, opponent.player] if opponent and together else [self.generator]
         for player, name in zip(players, ("grad_norm", "grad_norm/discriminator"), strict=False):
@@ -107,10 +97,28 @@ class TrainingStep:
         for player in players:
             player.improve()
         if opponent:
-            log |= opponent.adapt(log, clock)
+            log |= opponent.adapt(log, sum(len(part.images) for part in batch), clock)
             if self.r1 and clock.step_is_due(self.r1.every):
-                log |= self.r1(opponent, batch)
+                log |= self.r1(opponent, batch, self.clip_grad)
         return log
+
+    def learn_from(self, part: MicroBatch, clock: Clock, tally: Tally) -> Reconstruction | None:
+        """Collect both players' gradients of a part of a batch.
+
+        Everything that was made for them is let go of on return: the next part has the memory.
+
+        Returns:
+            what the path length looks at again, where its step is due.
+        """
+        reconstruction = self.generator.network(part.images, self.mask_ratio, part.noise)
+        leaf = reconstruction.cut()
+        seen = self.lens.look(leaf, part) if self.lens else None
+        opponent = self.opponent if self.opponent and not self.opponent.alternating else None
+        gradient = self.judge(leaf, part.images, seen, clock, tally, again=opponent is not None)
+        if opponent and seen:
+            opponent.learn(seen, tally)
+        torch.autograd.backward(reconstruction.predictions, gradient)
+        return reconstruction.constant_half() if self.path and clock.step_is_due(self.path.every) else None
 
     @property
     def opponent(self) -> Opponent | None:
@@ -123,12 +131,20 @@ class TrainingStep:
         return self.opponent is not None and self.opponent.ada is not None
 
     def judge(
-        self, leaf: Reconstruction, images: Tensor, seen: Seen | None, clock: Clock, tally: Tally
+        self, leaf: Reconstruction, images: Tensor, seen: Seen | None, clock: Clock, tally: Tally, again: bool = False
     ) -> list[Tensor]:
         """Eq. 1: the gradient, with respect to what was drawn, of the weighted sum of the terms that act now.
 
         Each term that looks through a network is differentiated by itself: to see how much it has to say, and to let
         it say no more than it may.
+
+        Args:
+            leaf: what was drawn, as `Reconstruction.cut` gives it.
+            images: `(b, C, H, W)` in [0, 1], of which it was drawn.
+            seen: what the network made of both, if there is one.
+            clock: when this is.
+            tally: for values and pulls.
+            again: whether somebody goes backward through `seen` after this.
         """
         pixels, looking = images.new_zeros(()), []
         for term in self.terms:
@@ -145,13 +161,15 @@ class TrainingStep:
         if not looking:
             return list(gradient)
         own = self.norm_of_all(gradient)
-        tally.add({"pull/pixels": own})
-        for term, value in looking:
-            # The graph stays for the next term, and for the discriminator's loss, which goes through the same look.
-            pull = torch.autograd.grad(value / tally.parts, leaf.predictions, retain_graph=True, materialize_grads=True)
+        whole = math.sqrt(tally.parts)  # the parts of a batch are images of their own: their pulls add up in squares
+        tally.add({"pull/pixels": whole * own})
+        for left, (term, value) in zip(reversed(range(len(looking))), looking, strict=True):
+            # All terms go through one look, and the discriminator's loss goes through it after them.
+            keep = again or left > 0
+            pull = torch.autograd.grad(value / tally.parts, leaf.predictions, retain_graph=keep, materialize_grads=True)
             norm = self.norm_of_all(pull)
             share = share_that_counts(term.balance, own, norm)
-            tally.add({f"pull/{term.name}": norm, f"pull_share/{term.name}": share})
+            tally.add({f"pull/{term.name}": whole * norm, f"pull_share/{term.name}": share})
             gradient = tuple(g + share.to(p.dtype) * p for g, p in zip(gradient, pull, strict=True))
         return list(gradient)
 
@@ -166,7 +184,7 @@ class TrainingStep:
         for part in self.synchronised_at_last(batch):
             with torch.no_grad():
                 made = self.generator.network(part.images, self.mask_ratio, part.noise)
-            opponent.learn(opponent.look(made, part), own)
+            opponent.learn_alone(made, part, own)
         own.whole("grad_norm/discriminator", opponent.player.gradient_norm(self.clip_grad))
         own.means()  # refuses what is not finite
         opponent.player.improve()

@@ -87,7 +87,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """Take a step, and return what it logs, `loss/total` among it.
 
         Raises:
-            NonFinite: a loss or gradient is not finite; no weight has changed, buffers may have.
+            NonFinite: a loss or gradient is not finite; it has changed no weight (a step of its own that was taken
+                before it may have), buffers may have changed.
         """
 
     @abstractmethod

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class NonFinite(Exception):  # noqa: N818  (a finding, told to the user by the loop)
-    """A loss or a gradient is not finite. Raised before it has changed a weight.
+    """A loss or a gradient is not finite. Raised before what is not finite has changed a weight.
 
     Attributes:
         values: those that are not, by name.
