@@ -33,6 +33,7 @@ from perceptual_mae.pretraining.build import build_model, trained_model
 from perceptual_mae.pretraining.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.pretraining.loop import Trainer
+from perceptual_mae.pretraining.remarks import remarks
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.finetuned import write_finetuned_report
 from perceptual_mae.report.html import write_report
@@ -76,7 +77,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         if console is not None and main:
             source = without_credentials(config.data)
             what = f"{config.model} / {config.method} on {len(train):,} images of {source} -> {run.path}"
-            console.print("\n".join(filter(None, (what, said))), highlight=False, markup=False)
+            told = remarks(config, len(train), trainer.plan.steps_per_epoch)
+            console.print("\n".join(filter(None, (what, said, *told))), highlight=False, markup=False)
         model = trainer.whole_model()
         if model is not None:
             run.describe(**facts(trainer, model, train, validation, accelerator))
@@ -100,8 +102,8 @@ def begin(trainer: Trainer) -> str:
     if config.init is None or trainer.step:
         return ""
     with trainer.accelerator.main_process_first():  # the others find in the hub's cache what the first has fetched
-        model = build_model(config)
-        told = start_from(model, config.init, own_pixels=config.pixels.mean is not None)
+        model, own = build_model(config), config.pixels.mean is not None or config.pixels.std is not None
+        told = start_from(model, config.init, own_pixels=own)
     trainer.start_from(model)
     return told
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perceptual_mae.augment import ada
 from perceptual_mae.augment.ada import augment, draw_ada, transforms
+from perceptual_mae.errors import UsageError
 from perceptual_mae.losses.adversarial import adversarial, discriminator_loss
 from perceptual_mae.losses.feature_matching import FeatureMatching
 from perceptual_mae.losses.pixel import l1
@@ -383,3 +385,27 @@ def test_steps_are_finite_in_either_precision(make_config: Any, method: str, pre
         log = cast.step(batch(cast), Clock(10 + step, 10))
     assert log["d_real"] != log["d_fake"]
     assert log["pull/adversarial"] > 0
+
+
+def test_exact_path_lengths_need_second_derivatives_of_resampling(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = PathConfig(estimator="exact")
+    cast_for(make_config, "stylegan2-ada-p", path=path)
+
+    class Once(torch.autograd.Function):
+        """Resampling as it was before PyTorch had its second derivative."""
+
+        @staticmethod
+        def forward(context: Any, images: Tensor) -> Tensor:
+            return images.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            return gradient
+
+    monkeypatch.setattr(ada, "_resampled", lambda images, maps: Once.apply(images))
+    with pytest.raises(UsageError, match="this version of PyTorch cannot differentiate"):
+        cast_for(make_config, "stylegan2-ada-p", path=path)
+    cast_for(make_config, "stylegan2-ada-p", path=path, ada=AdaConfig(enabled=False))

@@ -131,6 +131,14 @@ def test_image_sizes_that_are_none(given: str) -> None:
         ({"lr": 0.0}, "--lr 0.0: must be positive"),
         ({"lr": -1e-3}, "--lr -0.001: must be positive"),
         ({"lr": float("nan")}, "--lr nan: must be positive"),
+        ({"mask_ratio": 0.0}, "--mask-ratio 0.0: removes none of the 196 patches, and mse learns from those alone"),
+        ({"mask_ratio": 0.5, "image_size": 16, "patch_size": 16}, "--mask-ratio 0.5: removes none of the 1 patches"),
+        ({"optimizer": {"betas": [1.0, 0.9]}}, r"--optimizer.betas \[1.0, 0.9\]: must lie between 0 and 1"),
+        ({"discriminator": {"betas": [0.0, -0.9]}}, r"--discriminator.betas \[0.0, -0.9\]: must lie"),
+        ({"optimizer": {"weight_decay": -1.0}}, "--optimizer.weight-decay -1.0: must be 0 or more"),
+        ({"optimizer": {"warmup_epochs": -1.0}}, "--optimizer.warmup-epochs -1.0: must be 0 or more"),
+        ({"optimizer": {"clip_grad": 0.0}}, "--optimizer.clip-grad 0.0: must be positive"),
+        ({"pixels": {"std": [0.2, 0.0, 0.2]}}, r"--pixels.std \[0.2, 0.0, 0.2\]: must be positive"),
         ({"workers": -1}, "--workers -1: must be auto, 0 or more"),
         ({"optimizer": {"accumulate": 0}}, "--optimizer.accumulate 0: must divide --batch-size 256"),
         ({"optimizer": {"accumulate": 3}}, "--optimizer.accumulate 3: must divide --batch-size 256"),
@@ -154,7 +162,8 @@ def test_settings_that_cannot_be_right(settings: dict[str, Any], message: str) -
 
 def test_settings_that_are_right() -> None:
     FULL.check()
-    PretrainConfig(data="photos", mask_ratio=0.0, max_steps=1, workers="auto", lr=None).check()
+    PretrainConfig(data="photos", method="ms-ssim", mask_ratio=0.0, max_steps=1, workers="auto", lr=None).check()
+    PretrainConfig(data="photos", optimizer=OptimizerConfig(betas=(0.0, 0.5), warmup_epochs=0)).check()
 
 
 def test_learning_rate_is_scaled_by_the_batch() -> None:

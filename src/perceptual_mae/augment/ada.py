@@ -190,13 +190,26 @@ def augment(pyramid: Sequence[Tensor], change: Transforms) -> tuple[Tensor, ...]
         change: what happens to them.
 
     Returns:
-        the images, in their own dtypes and not clamped. Differentiable once (resampling has no second derivative).
+        the images, in their own dtypes and not clamped. Differentiable, also twice where `twice_differentiable`.
         Images that nothing happens to keep every bit; where nothing happens to any, these are the tensors given.
 
     Raises:
         ValueError: the images do not have the channels that the change is for.
     """
     return tuple(_augmented(images, change) for images in pyramid)
+
+
+def twice_differentiable(device: torch.device) -> bool:
+    """Whether this PyTorch has second derivatives of resampling on a device; versions before it had them raise."""
+    images = torch.zeros(1, 1, 2, 2, device=device, requires_grad=True)
+    weight = torch.ones(1, 1, 2, 2, device=device, requires_grad=True)
+    resampled = _resampled(images, torch.eye(2, 3, device=device)[None])
+    try:
+        (first,) = torch.autograd.grad(resampled, images, weight, create_graph=True)
+        torch.autograd.grad(first.sum(), weight)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _augmented(images: Tensor, change: Transforms) -> Tensor:

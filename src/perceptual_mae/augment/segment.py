@@ -1,4 +1,7 @@
-"""Training views of an image with its mask: scale, crop, flip and colours as in mmsegmentation's recipe for ADE20K.
+"""Training views of an image with its mask: scale, crop, flip and colours, after mmsegmentation's recipe for ADE20K.
+
+Where it differs: an image is scaled from its own size, not from 512 pixels; brightness is a factor, not a sum; a crop
+may be of one class alone.
 
 All random numbers come from PyTorch's global generator, which the caller seeds for every image.
 """

@@ -37,6 +37,7 @@ from perceptual_mae.estimate.warnings import warnings_of
 from perceptual_mae.methods import METHODS
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.device import choose_device
+from perceptual_mae.training.schedule import total_steps
 
 IMAGENET = 1_281_167
 """Training images of ImageNet-1k."""
@@ -237,9 +238,8 @@ def _exactly(key: str, name: str, found: float, unit: str, how: str) -> Figure:
 
 
 def _steps(run: PretrainConfig, images: int) -> int:
-    """Steps of a run; see `SamplePlan` and `training.schedule.total_steps`."""
-    steps = run.epochs * max(1, images // run.batch_size)
-    return steps if run.max_steps is None else min(steps, run.max_steps)
+    """Steps of a run; see `SamplePlan`."""
+    return total_steps(run.epochs, max(1, images // run.batch_size), run.max_steps)
 
 
 def _by_themselves(run: PretrainConfig) -> Mapping[str, int]:
@@ -274,10 +274,6 @@ def _cores(config: PlanConfig) -> tuple[int, str]:
 def _precision_here(config: PlanConfig) -> str:
     """Of the steps that are measured: the run's own, where the device that is here is the one that is planned for."""
     return config.precision if config.gpu is None or choose_device(config.pretrain.device) == "cuda" else "fp32"
-
-
-def _mega(rate: Range, each: float) -> tuple[float, float]:
-    return rate.low * each / 1e6, rate.high * each / 1e6
 
 
 def _flop_words(cost: StepCost, images: int) -> str:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from perceptual_mae.estimate.config import PlanConfig
 from perceptual_mae.estimate.machine import Range, Sharding, fits, images_per_gpu, memory
+from perceptual_mae.pretraining.remarks import remarks
 
 if TYPE_CHECKING:
     from perceptual_mae.estimate.plan import Given
@@ -30,12 +31,8 @@ def warnings_of(
     """
     found = [_does_not_fit(config, given, sharding, images, most)]
     run, count = config.pretrain, given.images.count
-    if count < run.batch_size:
-        found.append(
-            f"There are fewer images ({count:,}) than --batch-size {run.batch_size:,}: each step has all of them, "
-            "and an epoch is one step; lower it."
-        )
-    elif run.batch_size > TUNED_BATCH and run.lr is None:
+    found += remarks(run, count, max(1, count // run.batch_size))
+    if TUNED_BATCH < run.batch_size <= count and run.lr is None:
         found.append(
             f"--batch-size {run.batch_size:,} is beyond the {TUNED_BATCH:,} that the learning rate's rule was made "
             f"for: it gives {run.learning_rate:.2g} here; try smaller ones with --lr, or a smaller batch."

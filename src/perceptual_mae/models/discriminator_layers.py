@@ -105,8 +105,9 @@ class PlainBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a 1x1 one, blurred where they are halved; their sum is scaled by 1/sqrt(2).
 
-    The scale of the sum is in the gains. The main path is blurred and halved before its second convolution, not blurred
-    before and halved after it: the same filter and as many multiplications, without a pass at the full size.
+    The scale of the sum is in the gains. Unlike StyleGAN2's, the main path is blurred and halved before its second
+    convolution, not blurred before and halved by it: that one looks twice as far, for as many multiplications and
+    without a pass at the full size.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from perceptual_mae.augment.ada import twice_differentiable
 from perceptual_mae.augment.ada_control import AdaController
+from perceptual_mae.errors import UsageError
 from perceptual_mae.losses.path_length import PathLength
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
@@ -94,6 +96,11 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator, fixed: FixedNet
     if path_every:
         game["path"] = state = PathLength(config.path.decay).to(device)
         exact = config.path.estimator == "exact"
+        if exact and "ada" in game and not twice_differentiable(device):
+            raise UsageError(
+                "--path.estimator exact: this version of PyTorch cannot differentiate the resampling of ADA twice; use "
+                "finite-difference, --ada.enabled false, or a newer PyTorch"
+            )
         path = PerceptualPath(state, config.path.weight, path_every, exact)
     if len(game):
         modules["game"] = game

@@ -211,6 +211,12 @@ class PretrainConfig:
         unused += " or ".join(name for name, other in METHODS.items() if other.loss_network)
         small = f"--image-size {self.image_size}: the discriminator of {self.method} needs at least 32 pixels a side"
         cut, exact = self.sharding == "fsdp", self.path.estimator == "exact"
+        players = {"optimizer": self.optimizer.betas, "discriminator": self.discriminator.betas or ()}
+        patches = (height // patch) * (width // patch) if fits else 0
+        kept = max(1, int(patches * (1 - self.mask_ratio))) if 0 <= self.mask_ratio < 1 else 0  # see models.masking
+        hidden = kept < patches or any(term.loss != "masked-mse" for term in method.terms)
+        nothing = f"removes none of the {patches} patches, and {self.method} learns from those alone"
+        deviations = list(self.pixels.std or ())
         rules = [
             (not (cut and self.compile), "--compile true: not with --sharding fsdp; leave one of them out"),
             (not (cut and exact), "--path.estimator exact: not with --sharding fsdp; use finite-difference"),
@@ -219,6 +225,15 @@ class PretrainConfig:
             (method.adversary is None or min(height, width) >= 32, small),
             (bool(method.loss_network) or not self.loss_network, f"--loss-network {self.loss_network}: {unused}"),
             (0 <= self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio}: must lie between 0 and 1 (1 excluded)"),
+            (hidden or not fits, f"--mask-ratio {self.mask_ratio}: {nothing}"),
+            *(
+                (
+                    all(0 <= beta < 1 for beta in betas),
+                    f"--{who}.betas {list(betas)}: must lie between 0 and 1 (1 excluded)",
+                )
+                for who, betas in players.items()
+            ),
+            (all(one > 0 for one in deviations), f"--pixels.std {deviations}: must be positive"),
             (self.workers == "auto" or self.workers >= 0, f"--workers {self.workers}: must be auto, 0 or more"),
             (divides, f"--optimizer.accumulate {pieces}: must divide --batch-size {self.batch_size}"),
             (0 <= self.losses.alpha <= 1, f"--losses.alpha {self.losses.alpha}: must lie between 0 and 1"),
@@ -244,6 +259,9 @@ class PretrainConfig:
             ("max-steps", self.max_steps, *one),
             ("save-every", self.save_every, *one),
             ("lr", self.lr, *tiny),
+            ("optimizer.weight-decay", self.optimizer.weight_decay, *zero),
+            ("optimizer.warmup-epochs", self.optimizer.warmup_epochs, *zero),
+            ("optimizer.clip-grad", self.optimizer.clip_grad, *tiny),
             ("loss-network-size", self.loss_network_size, *one),
             ("pixels.channels", self.pixels.channels, *one),
             ("decoder.depth", self.decoder.depth, *one),

@@ -17,7 +17,7 @@ class LossesConfig:
             times as hard as the pixel terms do; default: the recipe's; .inf: as hard as it does.
         feature_balance: the same of feature matching.
         perceptual_every: in rows that match features of the discriminator, they are matched in epochs divisible by
-            this; 1: always.
+            this, counted from 1; 1: always.
     """
 
     alpha: float = 0.85

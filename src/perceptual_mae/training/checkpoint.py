@@ -34,7 +34,7 @@ class Checkpoint:
 
     Attributes:
         step: steps done.
-        networks: state dicts by name: `model`, later also `discriminator`.
+        networks: state dicts by name, as `TrainingLoop.modules` has them: `model`, `discriminator`, `game`, ...
         training: everything else that the next step depends on.
     """
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Generic, Self, TextIO, TypeVar
+from weakref import WeakSet
 
 import yaml
 
@@ -188,8 +189,20 @@ class TrainingFolder(Generic[Config]):
                 (error.strerror or str(error)).lower(),
             )
         self._lock = lock
-        # Data workers must not hold it: they outlast a killed run by seconds, in which it could not be continued.
-        os.register_at_fork(after_in_child=self.close)
+        _locked.add(self)
+
+
+_locked: "WeakSet[TrainingFolder[Any]]" = WeakSet()
+"""Folders that this process has locked."""
+
+
+def _let_go() -> None:
+    for folder in list(_locked):
+        folder.close()
+
+
+# Data workers must not hold locks: they outlast a killed run by seconds, in which it could not be continued.
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _has_begun(path: Path) -> bool:

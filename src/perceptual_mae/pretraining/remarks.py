@@ -1,0 +1,28 @@
+"""What of its settings a run cannot follow with the data that it has, in words. Imports no torch."""
+
+from perceptual_mae.methods import METHODS
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.training.schedule import total_steps
+
+
+def remarks(config: PretrainConfig, images: int, steps_per_epoch: int) -> list[str]:
+    """Sentences for the user before a run begins; most often none.
+
+    Args:
+        config: of the run.
+        images: that there are to learn from.
+        steps_per_epoch: what a pass over them takes.
+    """
+    found = []
+    if images < config.batch_size:
+        found.append(
+            f"There are fewer images ({images:,}) than --batch-size {config.batch_size:,}: each step has all of them, "
+            "and an epoch is one step; lower it (the learning rate follows)."
+        )
+    every, total = config.losses.perceptual_every, total_steps(config.epochs, steps_per_epoch, config.max_steps)
+    if any(term.patient for term in METHODS[config.method].terms) and total <= (every - 1) * steps_per_epoch:
+        found.append(
+            f"The features of {config.method} are matched in every {every}th epoch, and this run ends before the first "
+            "of them: they never are; --losses.perceptual-every 1 matches them from the beginning."
+        )
+    return found

@@ -1,0 +1,44 @@
+"""What a user is told of settings that a run cannot follow."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from perceptual_mae.api import pretrain
+from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
+from perceptual_mae.pretraining.loss_config import LossesConfig
+from perceptual_mae.pretraining.remarks import remarks
+
+
+def test_nothing_is_said_of_most_runs() -> None:
+    assert remarks(PretrainConfig(data="photos", method="stylegan2-ada-p"), 1000, 3) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "said"),
+    [
+        ({"max_steps": 10}, 9, True),
+        ({"max_steps": 11}, 9, False),
+        ({}, 1, True),
+        ({}, 2, False),
+        ({"losses": LossesConfig(perceptual_every=1)}, 1, False),
+        ({"losses": LossesConfig(perceptual_every=4)}, 3, True),
+        ({"method": "msg-gan"}, 1, False),
+    ],
+)
+def test_features_that_are_never_matched(settings: dict[str, Any], epochs: int, said: bool) -> None:
+    config = PretrainConfig(data="photos", epochs=epochs, **({"method": "msg-gan-p"} | settings))
+    found = remarks(config, 2560, 10)
+    assert bool(found) is said
+    assert not said or "--losses.perceptual-every 1" in found[0]
+
+
+def test_a_run_with_few_images_says_so(
+    make_config: Callable[..., PretrainConfig], few_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = LogConfig(pictures=0, validate_every=0, tensorboard=False)
+    pretrain(make_config(data=str(few_photos), batch_size=13, max_steps=1, log=log), Console(width=1000))
+    assert "There are fewer images (12) than --batch-size 13" in capsys.readouterr().out
