@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perceptual_mae.data import MAX_PIXELS, first_readable, fixed_images, open_validation_or_all, to_float
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import UsageError, refused_by_system
 from perceptual_mae.evaluation.attention import (
     Heads,
     attention_layer,
@@ -53,10 +53,8 @@ def attention(
     if target.is_dir():
         raise UsageError(f"--out {target}: is a folder; give a PNG file to write")
     figure = draw_attention(encoders, data, block, heads, mass, image_size, count, seed, device)
-    try:
+    with refused_by_system(f"--out {target}"):
         return save(figure, target)
-    except OSError as error:
-        raise PmaeError(f"--out {target}: {error.strerror or error}") from error
 
 
 def draw_attention(

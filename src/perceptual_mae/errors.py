@@ -2,7 +2,8 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -53,6 +54,21 @@ class WriteError(PmaeError, OSError):
 
     def __str__(self) -> str:
         return printable(self._line)
+
+
+@contextmanager
+def refused_by_system(what: str) -> Iterator[None]:
+    """Whatever the system refuses within becomes one line about `what`; what is one line already passes.
+
+    Raises:
+        PmaeError: in the place of an `OSError`.
+    """
+    try:
+        yield
+    except PmaeError:
+        raise
+    except OSError as error:
+        raise PmaeError(f"{what}: {(error.strerror or str(error)).lower()}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

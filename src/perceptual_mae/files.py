@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, flushed, and renamed."""
 
+import errno
 import json
 import logging
 import os
@@ -116,6 +117,11 @@ def append_text(path: Path, text: str) -> None:
 def readable_as_usual(path: Path) -> None:
     """Give a file the permissions that `open` would have given it: what safetensors writes only its owner can read."""
     path.chmod(0o666 & ~_UMASK)
+
+
+def locked_by_another(error: OSError) -> bool:
+    """Whether a lock was refused because somebody has it: some file systems, on networks, have no locks at all."""
+    return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -1,11 +1,11 @@
 """Who looks on while a run trains: pictures, validation and a k-NN monitor, hung on the loop from above."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from perceptual_mae.data import Batch, BatchStream, Source, eval_batches
+from perceptual_mae.data import Batch, Source, eval_batches
 from perceptual_mae.data.choice import seeded_order
 from perceptual_mae.evaluation.knn import knn_accuracy, mean_token_features
 from perceptual_mae.evaluation.reconstruction import look, reconstruction_errors
@@ -75,17 +75,19 @@ class NearestNeighbours:
         return {"knn/top1": knn_accuracy(*train, *test, k=self.k)} if known else {}
 
 
-def some(source: Source, count: int, moment: Moment) -> BatchStream[Batch]:
-    """A seeded sample of a source, in central crops, batch by batch."""
+def some(source: Source, count: int, moment: Moment) -> Iterator[Batch]:
+    """A seeded sample of a source, in central crops, batch by batch; those that cannot be read are noted in the run."""
     config = moment.run.config
     chosen = list(itertools.islice(seeded_order(source, config.seed, Stream.SAMPLE), count))
-    return eval_batches(
+    for batch in eval_batches(
         source,
         sorted(chosen),
         image_size=config.size,
         channels=config.pixels.channels,
         max_pixels=config.loader.max_pixels,
-    )
+    ):
+        moment.run.skip((skip.name, skip.reason) for skip in batch.skipped)
+        yield batch
 
 
 def observers_for(log: LogConfig, images: Tensor, names: Sequence[str], show: Show = unseen) -> list[Observer]:

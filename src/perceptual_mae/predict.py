@@ -15,7 +15,6 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from perceptual_mae import __version__
 from perceptual_mae.data import MAX_PIXELS, BrokenImage, Skip, decode
 from perceptual_mae.data.folder import printable
 from perceptual_mae.data.named import NamedImage, named_images, output_names
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
 from perceptual_mae.files import write_atomically, write_json, write_text
 from perceptual_mae.models.task_network import Prediction
 from perceptual_mae.paths import user_path
@@ -111,7 +110,7 @@ def predict(
     learnt = load_finetuned(run, choose_device(device))
     found = named_images(images, channels := len(learnt.description["mean"]), outside=out)
     job = _Job(learnt, found, out, channels, batch_size or TOGETHER[learnt.task], score, overlays, progress)
-    with _disk_errors(out):
+    with refused_by_system(f"--out {out}"):
         return job.write()
 
 
@@ -278,12 +277,3 @@ def _refuse_other(out: Path) -> None:
         raise UsageError(f"--out {out}: this is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise UsageError(f"--out {out}: the folder is not empty and holds no predictions; name another")
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """What the disk refuses, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise PmaeError(f"--out {out}: {(error.strerror or str(error)).lower()}") from error

@@ -111,7 +111,11 @@ def test_a_run_is_a_function_of_its_settings(make_config: MakeConfig, assert_sam
         {"image_size": "32x48"},
         {"precision": "bf16"},
         {"pixels": PixelConfig(norm_pix_loss=True)},
-        {"mask_ratio": 0.0, "log": LogConfig(every=1, pictures=2, validate_every=0.01, validation_images=16)},
+        {
+            "method": "ms-ssim",
+            "mask_ratio": 0.0,
+            "log": LogConfig(every=1, pictures=2, validate_every=0.01, validation_images=16),
+        },
     ],
     ids=["grey", "rgba", "oblong", "bf16", "norm_pix", "nothing masked"],
 )
@@ -216,6 +220,14 @@ def test_broken_images_are_skipped_counted_and_listed(make_config: MakeConfig, f
     (few_photos / "zz broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     run = pretrain(make_config(data=str(few_photos), batch_size=13, max_steps=3, epochs=3))
     assert len(losses(run)) == 3
+    (line,) = (run / "skipped.txt").read_text(encoding="utf-8").splitlines()
+    assert line.startswith("zz broken.png\t")
+
+
+def test_broken_validation_images_are_listed_too(make_config: MakeConfig, few_photos: Path) -> None:
+    (few_photos / "zz broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    log = LogConfig(pictures=0, validate_every=1.0, tensorboard=False)
+    run = pretrain(make_config(val_data=str(few_photos), max_steps=2, log=log))
     (line,) = (run / "skipped.txt").read_text(encoding="utf-8").splitlines()
     assert line.startswith("zz broken.png\t")
 

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.finetune import finetune
 from perceptual_mae.models.classifier import Classifier
 from perceptual_mae.seeds import seeded
 from perceptual_mae.transfer.classification import TIMM, Classification, CropAndAugment, Mixing, open_labelled
@@ -193,6 +194,17 @@ def test_broken_images_are_replaced_and_named(make_classification: Make, two_kin
     skipped = [skip for batch in batches for skip in batch.skipped]
     assert [skip.name for skip in skipped] == ["grass/0.png"]
     assert all("grass/0.png" not in batch.names for batch in batches)
+
+
+def test_broken_validation_images_are_listed_in_the_run(
+    make_classification: Make, two_kinds: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(two_kinds, data)
+    broken = next((data / "val" / "grass").iterdir())
+    broken.write_bytes(b"no image")
+    run = finetune(make_classification(data=str(data), epochs=1))
+    assert (run / "skipped.txt").read_text(encoding="utf-8").startswith(f"grass/{broken.name}\tnot an image")
 
 
 def test_the_export_is_timms(task: Classification, tmp_path: Path) -> None:

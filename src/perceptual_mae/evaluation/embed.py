@@ -7,6 +7,7 @@ copies them into one file, a row group each.
 
 import fcntl
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -22,11 +23,13 @@ from torch import Tensor
 
 from perceptual_mae.data import MAX_PIXELS, Batch, Skip, Source
 from perceptual_mae.data.views import cut
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
 from perceptual_mae.evaluation.feature_cache import images_digest, weights_digest
 from perceptual_mae.evaluation.features import Pool, Progress, Reading, encoded, part_of, refuse_nothing
-from perceptual_mae.files import write_atomically, write_text
+from perceptual_mae.files import locked_by_another, write_atomically, write_text
 from perceptual_mae.models.encoder import Encoder
+
+_log = logging.getLogger(__name__)
 
 PART = 1024
 """Images of a part, and of a row group."""
@@ -104,7 +107,7 @@ def embed(
     reading = Reading(block, batch_size, workers, max_pixels)
     reading.depends(encoder)  # refuses a block that is not there before anything is written
     job = _Job(encoder, source, out, pool, reading, images_per_part)
-    with _said(out):
+    with refused_by_system(f"--out {out}"):
         finished = job.finished()
         if finished is None:
             job.write_parts(rank, world_size, progress)
@@ -202,8 +205,14 @@ class _Job:
             try:
                 # The kernel lets go of it when this process dies. Data workers do not inherit this kind of lock.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise PmaeError(f"--out {self.out}: another process is writing it") from None
+            except OSError as error:
+                if locked_by_another(error):
+                    raise PmaeError(f"--out {self.out}: another process is writing it") from None
+                _log.warning(
+                    "--out %s: this file system cannot lock files (%s): let no other process write it",
+                    self.out,
+                    (error.strerror or str(error)).lower(),
+                )
             yield
 
     # -- parts ---------------------------------------------------------------------------------------------------------
@@ -312,12 +321,3 @@ def _write(schema: pa.Schema, tables: Iterable[pa.Table], path: Path) -> None:
         for table in tables:
             if len(table):
                 writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=len(table))
-
-
-@contextmanager
-def _said(out: Path) -> Iterator[None]:
-    """What the disk refuses, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise PmaeError(f"--out {out}: {(error.strerror or str(error)).lower()}") from error

@@ -103,7 +103,8 @@ class Measurements:
                 batch_size=config.batch_size,
                 workers=self.workers,
             )
-            return measure_reconstructions(model, batches, mask_ratio=ratio, seed=config.seed, extractors=extractors)
+            found = measure_reconstructions(model, batches, mask_ratio=ratio, seed=config.seed, extractors=extractors)
+            return found | {"skipped": len(self.images.test) - found["images"]} if found else found
 
         distances = f"; Fréchet distance in the features of {', '.join(names)}" if names else ""
         return Part(

@@ -11,7 +11,7 @@ from perceptual_mae.augment.ada import augment, draw_ada, transforms
 from perceptual_mae.augment.crops import center_crop_resize
 from perceptual_mae.data import BrokenImage, decode, to_float
 from perceptual_mae.data.photos import load_photos
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
 from perceptual_mae.report.figures import DPI, WORDS, save
 from perceptual_mae.report.pictures import to_pictures
 from perceptual_mae.report.shown import ShownFigure
@@ -54,10 +54,8 @@ def draw_augmentations(image: Path | None, out: Path, seed: int) -> Path:
     else:
         raise PmaeError("this scikit-image carries no photographs: give one with --image")
     grid = augmentations(to_float(center_crop_resize(pixels, (SIDE, SIDE))), seed)
-    try:
+    with refused_by_system(f"--out {out}"):
         return save(augmentation_grid(grid), out)
-    except OSError as error:
-        raise PmaeError(f"--out {out}: {error.strerror or error}") from error
 
 
 def augmentations(image: Tensor, seed: int) -> Tensor:

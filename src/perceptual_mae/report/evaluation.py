@@ -72,6 +72,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
     ]
     lines += [f"- {escaped(note)}" for note in content["notes"]]
+    skipped = max((part["result"].get("skipped", 0) for part in entries.values()), default=0)
+    if skipped:
+        lines += [f"- {count(skipped)} images could not be read and are left out."]
     if encoder.get("method") and any(name.startswith("knn/") for name in entries):
         lines += ["", KNN_NOTE]
     method = METHODS.get(encoder.get("method"))

@@ -1,6 +1,5 @@
 """The folder of a training run: its configuration, its metrics, what it skipped, and who may write to it."""
 
-import errno
 import fcntl
 import json
 import logging
@@ -14,7 +13,7 @@ import yaml
 
 from perceptual_mae.credentials import public
 from perceptual_mae.errors import PmaeError, UsageError, printable
-from perceptual_mae.files import append_text, write_json, write_text
+from perceptual_mae.files import append_text, locked_by_another, write_json, write_text
 from perceptual_mae.settings import differences, to_dict
 from perceptual_mae.training.config import TrainingSettings
 
@@ -178,7 +177,7 @@ class TrainingFolder(Generic[Config]):
             # The kernel lets go of it when the last process that has it open dies, however it dies.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            if locked_by_another(error):
                 lock.close()
                 raise PmaeError(f"--out {self.path}: another process is training in this folder") from None
             # Some network file systems have no locks. To refuse to train there would help nobody.

@@ -27,6 +27,7 @@ from perceptual_mae.data import (
 )
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.subset import Relabelled, Subset, held_out, labels_of
+from perceptual_mae.data.types import Skip
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.scores import Scores, score
@@ -105,6 +106,7 @@ class Classification:
 
     Attributes:
         scores: of the last evaluation, with the confusion of classes.
+        skipped: validation images that could not be read in it.
     """
 
     name: ClassVar[str] = "classification"
@@ -122,6 +124,7 @@ class Classification:
         self._mixing = Mixing(config.mix, network)
         self.workers = config.workers
         self.scores: Scores | None = None
+        self.skipped: list[Skip] = []
 
     def mix(self, images: Tensor, targets: list[Any]) -> tuple[Tensor, list[Any]]:
         """Random erasing, then mixup or CutMix with label smoothing: targets become `(K,)`, shares of the classes."""
@@ -131,7 +134,7 @@ class Classification:
     def evaluate(self, network: TaskNetwork, device: torch.device) -> dict[str, float]:
         """`top1` and `top5` on central crops."""
         assert isinstance(network, Classifier)
-        logits, labels = [], []
+        logits, labels, self.skipped = [], [], []
         for batch in eval_batches(
             self.validation.source,
             image_size=network.image_size,
@@ -141,6 +144,7 @@ class Classification:
         ):
             logits.append(network.logits(to_float(batch.images.to(device))).float().cpu())
             labels.append(batch.labels)
+            self.skipped += batch.skipped
         self.scores = score(torch.cat(logits), torch.cat(labels))
         return {"top1": self.scores.top1, "top5": self.scores.top5}
 

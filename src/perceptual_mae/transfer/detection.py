@@ -1,7 +1,6 @@
 """Learning to detect and outline objects: Mask R-CNN over the encoder, trained with large-scale jitter, scored as COCO
 does it (arXiv 1405.0312)."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from perceptual_mae.augment.jitter import LargeScaleJitter
 from perceptual_mae.data.coco import CocoSource, open_coco
 from perceptual_mae.data.coco_masks import INSTALL, encode
 from perceptual_mae.data.labelled import Sample
-from perceptual_mae.data.types import BrokenImage
+from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.encoders.skips import has_skips
 from perceptual_mae.errors import PmaeError, UsageError
@@ -30,8 +29,6 @@ _AT_ONCE = 8
 """Validation images that the network sees together."""
 _ENDS = {"": "", "50": "_50", "75": "_75", "_small": "_small", "_medium": "_medium", "_large": "_large"}
 """How the names of average precisions end: ours, torchmetrics'."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Detection:
         self.network, self.train, self.validation = network, train, validation
         self.description: Mapping[str, Any] = {**network.describe(), "category_ids": list(train.category_ids)}
         self.augment = Jittered(LargeScaleJitter(network.side, scale))
-        self._told: set[str] = set()
+        self.skipped: list[Skip] = []
 
     def mix(self, images: Tensor, targets: list[Any]) -> tuple[Tensor, list[Any]]:
         """Nothing."""
@@ -105,16 +102,15 @@ class Detection:
         """Nothing: nobody else has this network."""
 
     def _batches(self) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-        """Validation images with the truth of each; those that cannot be read are told of, once."""
+        """Validation images with the truth of each; those that cannot be read are noted."""
         images: list[Tensor] = []
         truths: list[dict[str, Tensor]] = []
+        self.skipped = []
         for index in range(len(self.validation)):
             try:
                 image, truth = self.validation.truth(index)
             except BrokenImage as broken:
-                if (title := self.validation.title(index)) not in self._told:
-                    self._told.add(title)
-                    _log.warning("left out of the validation: %s: %s", title, broken)
+                self.skipped.append(Skip(self.validation.title(index), str(broken)))
                 continue
             images.append(image)
             truths.append(truth)

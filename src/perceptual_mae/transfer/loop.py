@@ -163,6 +163,7 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
         training = network.training
         network.eval()
         metrics = self.task.evaluate(network, self.accelerator.device)
+        self.run.skip((skip.name, skip.reason) for skip in self.task.skipped)
         best = metrics[self.task.metric] > self.best
         if best:
             learnt = Learnt(self.task.name, network, self.task.train.classes, self.task.description)

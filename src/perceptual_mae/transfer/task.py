@@ -1,6 +1,6 @@
 """What a labelled task is to the loop that trains it, and to those who use what was trained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data.labelled import LabelledSource, Sample
+from perceptual_mae.data.types import Skip
 from perceptual_mae.models.task_network import TaskNetwork
 
 
@@ -59,6 +60,11 @@ class Task(Protocol):
     @property
     def augment(self) -> Callable[[Sample], Sample]:
         """For training; see `data.labelled.labelled_loader`."""
+        ...
+
+    @property
+    def skipped(self) -> Sequence[Skip]:
+        """Validation images that could not be read in the last evaluation."""
         ...
 
     def mix(self, images: Tensor, targets: list[Any]) -> tuple[Tensor, list[Any]]:
