@@ -1,30 +1,26 @@
 """What a person needs to know of their machine before a run: versions, devices, what is missing and how to get it."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perceptual_mae import __version__
 
-REQUIRED = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors", "pillow", "jsonargparse")
-OPTIONAL = {
-    # module: (what it is for, the line that installs it)
-    "tensorboard": ("curves in TensorBoard", "pip install tensorboard"),
-    "faster_coco_eval": ("detection: average precision", "pip install 'perceptual-mae[detection]'"),
-    "pycocotools": ("detection: COCO's masks", "pip install 'perceptual-mae[detection]'"),
-    "transformers": (
-        "segmentation: UperNet; export to it",
-        "pip install 'perceptual-mae[segmentation]'",
-    ),
-    "gradio": ("the local page, pmae app", "pip install 'perceptual-mae[app]'"),
-    "onnxruntime": ("pmae export --to onnx", "pip install 'perceptual-mae[onnx]'"),
-    "wandb": ("--log.trackers wandb", "pip install 'perceptual-mae[trackers]'"),
-    "mlflow": ("--log.trackers mlflow", "pip install 'perceptual-mae[trackers]'"),
-    "trackio": ("--log.trackers trackio", "pip install 'perceptual-mae[trackers]'"),
-    "tifffile": ("TIFF images with many channels", "pip install tifffile"),
+SHOWN = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors", "pillow", "jsonargparse")
+"""Packages whose version is always shown; of the others that the project needs, those that are missing."""
+EXTRAS = {
+    "detection": "pmae finetune detection",
+    "segmentation": "pmae finetune segmentation",
+    "transformers": "pmae export --to transformers",
+    "onnx": "pmae export --to onnx",
+    "app": "pmae app",
+    "trackers": "--log.trackers",
+    "stream": "shards on S3 and Google Cloud",
 }
+"""What each extra of the package is for."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +44,44 @@ def examine() -> list[Finding]:
         Finding("perceptual-mae", __version__),
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
     ]
-    findings += [_package(name) for name in REQUIRED]
+    needed = requirements()
+    findings += [_package(name) for name in SHOWN]
+    findings += [_package(name) for name in needed[""] if name not in SHOWN and version_of(name) is None]
     findings += _devices()
-    findings += [_optional(name, *row) for name, row in OPTIONAL.items()]
+    findings += [_extra(extra, needed.get(extra, []), purpose) for extra, purpose in EXTRAS.items()]
     return findings
 
 
-def _package(name: str) -> Finding:
+def requirements() -> dict[str, list[str]]:
+    """What the installed package declares: packages by extra; under the empty name what it always needs."""
+    found: dict[str, list[str]] = {"": []}
+    for line in importlib.metadata.requires("perceptual-mae") or []:
+        name = re.match(r"[\w.-]+", line)
+        extra = re.search(r"extra == ['\"]([\w.-]+)", line)
+        assert name is not None
+        found.setdefault(extra[1] if extra else "", []).append(name[0])
+    return found
+
+
+def version_of(name: str) -> str | None:
+    """The version of an installed package."""
     try:
-        return Finding(name, importlib.metadata.version(name))
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "missing", f"pip install {name}")
+        return None
 
 
-def _optional(module: str, purpose: str, line: str) -> Finding:
-    if importlib.util.find_spec(module) is None:
-        return Finding(module, f"not installed ({purpose})", line)
-    return Finding(module, f"{_package(module).found} ({purpose})")
+def _package(name: str) -> Finding:
+    version = version_of(name)
+    return Finding(name, version) if version else Finding(name, "missing", f"pip install {name}")
+
+
+def _extra(extra: str, names: Sequence[str], purpose: str) -> Finding:
+    """The packages of an extra, and the line that installs those that are missing."""
+    there = [f"{name} {version}" for name in names if (version := version_of(name))]
+    missing = [name for name in names if version_of(name) is None]
+    found = ", ".join(there + [f"{name} not installed" for name in missing])
+    return Finding(f"[{extra}]", f"{found} ({purpose})", f"pip install 'perceptual-mae[{extra}]'" if missing else "")
 
 
 def _devices() -> list[Finding]:

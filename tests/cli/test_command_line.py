@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -363,20 +364,31 @@ def test_doctor_shows_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "GPU" in text
 
 
+def test_doctor_knows_what_the_package_declares() -> None:
+    from perceptual_mae import doctor
+
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = declared["optional-dependencies"].keys() - {"dev", "docs"}
+    assert doctor.EXTRAS.keys() == extras
+    assert set(doctor.SHOWN) <= set(doctor.requirements()[""]) | {"torch"}
+
+
 def test_doctor_names_what_is_missing_and_how_to_get_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.metadata
-
     from perceptual_mae import doctor
 
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(importlib.metadata, "version", missing)
-        patch.setattr(importlib.util, "find_spec", lambda name: None)
-        findings = {finding.topic: finding for finding in doctor.examine()}
+    installed = doctor.version_of
+    monkeypatch.setattr(
+        doctor, "version_of", lambda name: None if name in ("timm", "rich", "onnx") else installed(name)
+    )
+    monkeypatch.setattr(doctor, "requirements", lambda: {"": ["timm", "rich", "pyyaml"], "onnx": ["onnx", "pillow"]})
+    monkeypatch.setenv("COLUMNS", "200")
+    findings = {finding.topic: finding for finding in doctor.examine()}
     assert (findings["timm"].found, findings["timm"].advice) == ("missing", "pip install timm")
-    assert findings["tensorboard"].advice == "pip install tensorboard"
+    assert findings["rich"].advice == "pip install rich"
+    assert "pyyaml" not in findings, "what is there is not worth a line"
+    assert re.fullmatch(r"pillow [\d.]+, onnx not installed \(pmae export --to onnx\)", findings["[onnx]"].found)
+    assert main(["doctor"]) == 0
+    assert "pip install 'perceptual-mae[onnx]'" in capsys.readouterr().out
     assert findings["perceptual-mae"].found == __version__

@@ -37,4 +37,4 @@ def run(arguments: Sequence[str]) -> None:
 
     console = Console(stderr=True)
     folder = compare(config, console, f"pmae compare {shlex.join(arguments)}")
-    console.print(f"report: {folder / 'report.html'}", highlight=False)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)

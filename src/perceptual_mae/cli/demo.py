@@ -22,5 +22,5 @@ def run(arguments: Sequence[str]) -> None:
 
     console = Console(stderr=True)
     path = demo(console=console, **settings)
-    console.print(f"\nreport: {path / 'report.html'}", highlight=False)
-    console.print(f"before and after: {path / 'figures' / 'before-after.png'}", highlight=False)
+    console.print(f"\nreport: {path / 'report.html'}", highlight=False, markup=False)
+    console.print(f"before and after: {path / 'figures' / 'before-after.png'}", highlight=False, markup=False)

@@ -16,10 +16,11 @@ def run(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from perceptual_mae.doctor import examine
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in examine():
-        table.add_row(f"[bold]{finding.topic}[/]", finding.found, f"[yellow]{finding.advice}[/]")
+        table.add_row(Text(finding.topic, "bold"), Text(finding.found), Text(finding.advice, "yellow"))
     Console().print(table)

@@ -55,7 +55,9 @@ def run(arguments: Sequence[str]) -> None:
     adopt_slurm(os.environ)
     console = Console(stderr=True, quiet=not is_main(os.environ))
     path = finetune(config, console)
-    console.print(f"report: {path / 'report.html'}", highlight=False)
+    console.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
     console.print(
-        f"model: {path / 'model.safetensors'} (the best by validation; `pmae predict {path} IMAGES`)", highlight=False
+        f"model: {path / 'model.safetensors'} (the best by validation; `pmae predict {path} IMAGES`)",
+        highlight=False,
+        markup=False,
     )

@@ -31,5 +31,5 @@ def run(arguments: Sequence[str]) -> None:
     adopt_slurm(os.environ)
     console = Console(stderr=True, quiet=not is_main(os.environ))
     path = pretrain(config, console)
-    console.print(f"report: {path / 'report.html'}", highlight=False)
-    console.print(f"encoder: {path / 'encoder.safetensors'} (timm names)", highlight=False)
+    console.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
+    console.print(f"encoder: {path / 'encoder.safetensors'} (timm names)", highlight=False, markup=False)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from huggingface_hub import constants
 from torch import Tensor
 
+from perceptual_mae import weight_files
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models.encoder import Encoder
 
@@ -99,15 +100,25 @@ def inception(weights: Path | None = None, device: torch.device | str = "cpu") -
         path = weights.expanduser()
         if not path.is_file():
             raise UsageError(f"--inception {weights}: there is no such file; {_ADVICE}")
-    # Unpickling runs what the file says, so it must be the published one. And FID means these weights.
+    # FID means these weights. And torch-fidelity unpickles whatever the file holds: so it must hold tensors alone, for
+    # it takes no great effort to find another file whose hash begins like theirs.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(INCEPTION_SHA256):
+    if not digest.startswith(INCEPTION_SHA256) or not _is_harmless(path):
         raise PmaeError(f"--inception {path}: not the published weights, or damaged; {_ADVICE}")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(path))
     return _Inception(network.to(device))
+
+
+def _is_harmless(path: Path) -> bool:
+    """Whether a file holds tensors and nothing that would be executed."""
+    try:
+        weight_files.read(path)
+    except ValueError:
+        return False
+    return True
 
 
 class _Inception:

@@ -6,7 +6,7 @@ from typing import Any
 
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.export.card import CARD
-from perceptual_mae.export.libraries import quietly, require
+from perceptual_mae.export.libraries import quietly
 
 _REASONS = {
     400: "the hub refuses what is uploaded",
@@ -39,7 +39,6 @@ def open_hub() -> Any:
     Raises:
         PmaeError: there is no token, or the hub may not be asked.
     """
-    require("hub", ("huggingface_hub",), "hub")
     from huggingface_hub import HfApi, constants, get_token
 
     if constants.HF_HUB_OFFLINE:

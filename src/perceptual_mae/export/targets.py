@@ -50,5 +50,5 @@ TARGETS: dict[str, Target] = {
     ),
     "onnx": Target(onnx_format.write, onnx_format.check, needs=("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
     "torch-export": Target(program.write, program.check),
-    "hub": Target(timm_format.write, timm_format.check, needs=("huggingface_hub",), extra="hub"),
+    "hub": Target(timm_format.write, timm_format.check),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
@@ -100,7 +101,7 @@ def table(folder: Path) -> Table:
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     shown = Table(box=None, pad_edge=False, show_header=False)
     for name, value, of in summary(content):
-        shown.add_row(name, f"[bold]{value}[/]", f"[dim]{of}[/]")
+        shown.add_row(Text(name), Text(value, "bold"), Text(of, "dim"))
     return shown
 
 
