@@ -22,7 +22,7 @@ from perceptual_mae.data import (
     open_validation_or_all,
 )
 from perceptual_mae.encoders.initial import start_from
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.reconstruction import expected_losses, look
 from perceptual_mae.files import if_possible
 from perceptual_mae.models import MaskedAutoencoder
@@ -122,7 +122,8 @@ def open_data(config: PretrainConfig) -> tuple[Source, Source | None]:
     if config.val_data is None:
         validation = open_source(config.data, "validation", channels=channels, stream=stream)
     else:
-        validation = open_validation_or_all(config.val_data, channels=channels, stream=stream)
+        with said_of("--val-data"):
+            validation = open_validation_or_all(config.val_data, channels=channels, stream=stream)
     if config.log.knn_every and not (train.classes and validation is not None and validation.classes):
         raise UsageError("--log.knn-every: k-NN needs training and validation images with labels; this data has none")
     return train, validation

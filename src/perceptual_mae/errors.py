@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,17 @@ def refused_by_system(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise PmaeError(f"{what}: {(error.strerror or str(error)).lower()}") from error
+
+
+@contextmanager
+def said_of(flag: str, usual: str = "--data") -> Iterator[None]:
+    """What is said within of the flag `usual` is said of the one that the user typed."""
+    try:
+        yield
+    except PmaeError as error:
+        if not isinstance(error, OSError):  # which is about a file
+            error.args = (re.sub(rf"{re.escape(usual)}(?![\w-])", flag, str(error), count=1),)
+        raise
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

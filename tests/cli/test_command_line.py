@@ -110,6 +110,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "pretrain --data photos --optimizer.weight-dekay 1",
             "unknown flag --optimizer.weight-dekay; did you mean --optimizer.weight-decay?; see `pmae pretrain --help`",
         ),
+        (
+            "pretrain --data photos --val-data /nowhere --model micro --out {tmp}/x",
+            "--val-data /nowhere: there is no such",
+        ),
+        ("shard /nowhere --out {tmp}/x", "DATA /nowhere: there is no such"),
+        ("compare --data photos --methods mze", "--methods mze: there are mse"),
         ("doctor --xyzzy", "unknown flag --xyzzy; see `pmae doctor --help`"),
         ("pretrain --data photos --epochs many", "--epochs many: give a whole number; see `pmae pretrain --help`"),
         ("pretrain --data photos --seed 1.5", "--seed 1.5: give a whole number; see `pmae pretrain --help`"),

@@ -173,6 +173,9 @@ def test_what_cannot_be_learnt_is_said(make_classification: Make, two_kinds: Pat
     [
         ({"encoder": "pixels:4"}, "ENCODER pixels:4: pixels:4 is no network that can learn"),
         ({"encoder": "no/such/run"}, "ENCODER no/such/run: "),
+        ({"mix": MixConfig(auto_augment="randaug")}, "--mix.auto-augment randaug: give RandAugment in timm's words"),
+        ({"mix": MixConfig(auto_augment="rand-x9")}, "--mix.auto-augment rand-x9: give"),
+        ({"val_data": "/nowhere"}, "--val-data /nowhere: there is no such"),
         ({"image_size": 36}, "--image-size 36: .*is not a multiple of its patch size, 8"),
     ],
 )

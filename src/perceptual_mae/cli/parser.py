@@ -43,7 +43,14 @@ class Parser(jsonargparse.ArgumentParser):
             if why:
                 raise UsageError(f"{_hyphened(name)} {printable(value[:40])}: {why}")
             if name == "--config" and value != name:
-                _check_config(value)
+                self._check_groups(value, _read_config(value))
+
+    def _check_groups(self, file: str, settings: dict[str, Any]) -> None:
+        """Whether what a file gives for a group of settings is one."""
+        flags = [flag.removeprefix("--").partition(".") for action in self._actions for flag in action.option_strings]
+        for group, leaf in {group: leaf for group, dot, leaf in flags if dot}.items():
+            if not isinstance(settings.get(group, {}), dict):
+                raise UsageError(f"--config {file}: {group} is a group of settings, such as `{group}: {{{leaf}: ...}}`")
 
     def _listed(self, arguments: Sequence[str]) -> list[str]:
         """`--methods a,b` as jsonargparse takes a list of texts: `--methods=["a", "b"]`."""
@@ -104,8 +111,12 @@ class Parser(jsonargparse.ArgumentParser):
         return f"{hint}{nearest(value, choices)}"
 
 
-def _check_config(value: str) -> None:
-    """Whether a file of settings can be read."""
+def _read_config(value: str) -> dict[str, Any]:
+    """A file of settings.
+
+    Raises:
+        UsageError: it cannot be read, or holds none.
+    """
     file = Path(value)
     try:
         if not file.is_file():
@@ -113,6 +124,7 @@ def _check_config(value: str) -> None:
         settings = plain_yaml.load(file.read_text(encoding="utf-8"))
         if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
             raise UsageError(f"--config {value}: it holds no settings by name, such as `model: base`")
+        return settings
     except UnicodeDecodeError:
         raise UsageError(f"--config {value}: it is no text") from None
     except ValueError:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, said_of
 
 
 def make_parser() -> Parser:
@@ -53,14 +53,15 @@ def run(arguments: Sequence[str]) -> None:
         disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("", total=None)
-        done = write_shards(
-            values.data,
-            out,
-            settings,
-            values.split,
-            workers,
-            progress=lambda finished, total: bar.update(task, completed=finished, total=total),
-        )
+        with said_of("DATA"):
+            done = write_shards(
+                values.data,
+                out,
+                settings,
+                values.split,
+                workers,
+                progress=lambda finished, total: bar.update(task, completed=finished, total=total),
+            )
     words = f"{out}: {done.images:,} images in {done.shards:,} shards"
     if done.made < done.shards:
         words += f" ({done.shards - done.made:,} of them there already)"

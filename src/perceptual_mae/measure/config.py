@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.methods import METHODS, parts_of
 from perceptual_mae.pretraining.config import PretrainConfig
@@ -48,7 +48,8 @@ class CompareConfig:
         if self.seeds < 1:
             raise UsageError(f"--seeds {self.seeds}: must be at least 1")
         for name in self.methods:
-            self.run(name, 0).check()
+            with said_of("--methods", usual="--method"):
+                self.run(name, 0).check()
         self.evaluate.check()
 
     def run(self, name: str, number: int) -> PretrainConfig:

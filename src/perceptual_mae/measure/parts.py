@@ -8,6 +8,7 @@ from typing import Any
 
 from perceptual_mae.data import Source, auto_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
+from perceptual_mae.errors import said_of
 from perceptual_mae.evaluation.config import EvaluateConfig, Pool
 from perceptual_mae.evaluation.feature_cache import default_cache, images_digest, weights_digest
 from perceptual_mae.evaluation.features import Features, extract
@@ -89,7 +90,8 @@ class Measurements:
     def reconstruction(self, model: MaskedAutoencoder) -> Part:
         """Errors of reconstructions, and distances in the features of other networks."""
         config, ratio = self.config, mask_ratio(self.config, self.subject)
-        encoders = [open_encoder(spec, None, self.device)[0] for spec in config.fd]
+        with said_of("--fd", usual="ENCODER"):
+            encoders = [open_encoder(spec, None, self.device)[0] for spec in config.fd]
         extractors: list[Extractor] = [encoder_extractor(encoder) for encoder in encoders]
         if config.inception != "none":
             extractors.append(inception(None if config.inception == "auto" else Path(config.inception), self.device))

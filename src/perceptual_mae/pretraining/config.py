@@ -11,7 +11,15 @@ from perceptual_mae.errors import UsageError, nearest, printable
 from perceptual_mae.methods import METHODS, Architecture
 from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
 from perceptual_mae.settings import free
-from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, Tracker, image_side
+from perceptual_mae.training.config import (
+    CheckpointConfig,
+    LoaderConfig,
+    SpikeConfig,
+    Tracker,
+    betas_rule,
+    common_rules,
+    image_side,
+)
 
 
 @dataclass(frozen=True)
@@ -211,7 +219,6 @@ class PretrainConfig:
         unused += " or ".join(name for name, other in METHODS.items() if other.loss_network)
         small = f"--image-size {self.image_size}: the discriminator of {self.method} needs at least 32 pixels a side"
         cut, exact = self.sharding == "fsdp", self.path.estimator == "exact"
-        players = {"optimizer": self.optimizer.betas, "discriminator": self.discriminator.betas or ()}
         patches = (height // patch) * (width // patch) if fits else 0
         kept = max(1, int(patches * (1 - self.mask_ratio))) if 0 <= self.mask_ratio < 1 else 0  # see models.masking
         hidden = kept < patches or any(term.loss != "masked-mse" for term in method.terms)
@@ -220,19 +227,15 @@ class PretrainConfig:
         rules = [
             (not (cut and self.compile), "--compile true: not with --sharding fsdp; leave one of them out"),
             (not (cut and exact), "--path.estimator exact: not with --sharding fsdp; use finite-difference"),
+            (patch > 0, f"--patch-size {patch}: must be at least 1"),
             (fits, f"--image-size {self.image_size}: not a multiple of --patch-size {patch}"),
             (self.architecture is None or self.architecture in rows, architecture),
             (method.adversary is None or min(height, width) >= 32, small),
             (bool(method.loss_network) or not self.loss_network, f"--loss-network {self.loss_network}: {unused}"),
             (0 <= self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio}: must lie between 0 and 1 (1 excluded)"),
             (hidden or not fits, f"--mask-ratio {self.mask_ratio}: {nothing}"),
-            *(
-                (
-                    all(0 <= beta < 1 for beta in betas),
-                    f"--{who}.betas {list(betas)}: must lie between 0 and 1 (1 excluded)",
-                )
-                for who, betas in players.items()
-            ),
+            *common_rules(self.seed, self.optimizer),
+            betas_rule("discriminator.betas", self.discriminator.betas),
             (all(one > 0 for one in deviations), f"--pixels.std {deviations}: must be positive"),
             (self.workers == "auto" or self.workers >= 0, f"--workers {self.workers}: must be auto, 0 or more"),
             (divides, f"--optimizer.accumulate {pieces}: must divide --batch-size {self.batch_size}"),
@@ -259,14 +262,13 @@ class PretrainConfig:
             ("max-steps", self.max_steps, *one),
             ("save-every", self.save_every, *one),
             ("lr", self.lr, *tiny),
-            ("optimizer.weight-decay", self.optimizer.weight_decay, *zero),
-            ("optimizer.warmup-epochs", self.optimizer.warmup_epochs, *zero),
-            ("optimizer.clip-grad", self.optimizer.clip_grad, *tiny),
             ("loss-network-size", self.loss_network_size, *one),
             ("pixels.channels", self.pixels.channels, *one),
             ("decoder.depth", self.decoder.depth, *one),
             ("log.picture-images", self.log.picture_images, *one),
             ("log.every", self.log.every, *one),
+            ("log.validation-images", self.log.validation_images, *one),
+            ("log.knn-images", self.log.knn_images, *one),
             ("checkpoint.keep", self.checkpoint.keep, *one),
             ("loader.lanes", self.loader.lanes, *one),
             ("loader.shuffle-buffer", self.loader.shuffle_buffer, *one),

@@ -74,6 +74,48 @@ def image_side(image_size: int | str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+class OptimizerSettings(Protocol):
+    """AdamW as a run has it; None: as its recipe has it."""
+
+    @property
+    def betas(self) -> tuple[float, float] | None:
+        """Decay rates of its moments."""
+        ...
+
+    @property
+    def weight_decay(self) -> float | None:
+        """Decay of weights."""
+        ...
+
+    @property
+    def warmup_epochs(self) -> float | None:
+        """Epochs of linear warm-up."""
+        ...
+
+    @property
+    def clip_grad(self) -> float | None:
+        """Largest norm of the gradient."""
+        ...
+
+
+def betas_rule(flag: str, betas: tuple[float, float] | None) -> tuple[bool, str]:
+    """Whether decay rates of Adam's moments can be right, and what to say if not."""
+    fine = betas is None or all(0 <= beta < 1 for beta in betas)
+    return fine, f"--{flag} {list(betas or ())}: must lie between 0 and 1 (1 excluded)"
+
+
+def common_rules(seed: int, optimizer: OptimizerSettings) -> list[tuple[bool, str]]:
+    """Whether what every run has can be right, and what to say if not."""
+    decay, warmup, clip = optimizer.weight_decay, optimizer.warmup_epochs, optimizer.clip_grad
+    return [
+        (abs(seed) < 2**63, f"--seed {seed}: must have less than 64 bits"),
+        betas_rule("optimizer.betas", optimizer.betas),
+        (decay is None or decay >= 0, f"--optimizer.weight-decay {decay}: must be 0 or more"),
+        (warmup is None or warmup >= 0, f"--optimizer.warmup-epochs {warmup}: must be 0 or more"),
+        (clip is None or clip > 0, f"--optimizer.clip-grad {clip}: must be positive"),
+    ]
+
+
 class LogSettings(Protocol):
     """What a run says of its log."""
 

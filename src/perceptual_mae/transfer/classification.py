@@ -29,7 +29,7 @@ from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.subset import Relabelled, Subset, held_out, labels_of
 from perceptual_mae.data.types import Skip
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, printable, said_of
 from perceptual_mae.evaluation.scores import Scores, score
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.classifier import Classifier
@@ -101,6 +101,17 @@ class CropAndAugment:
         return Sample(image, sample.target, sample.name)
 
 
+def _check_policy(words: str) -> None:
+    """Refuse what is no RandAugment. Raises UsageError."""
+    try:
+        rand_augment_transform(words, {})
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        example = "such as rand-m9-mstd0.5-inc1, or null"
+        raise UsageError(
+            f"--mix.auto-augment {printable(words)}: give RandAugment in timm's words, {example}"
+        ) from error
+
+
 class Classification:
     """The task over labelled images; see `Task`.
 
@@ -118,6 +129,8 @@ class Classification:
         self.network, self.train, self.validation = network, train, validation
         self.description: Mapping[str, Any] = network.describe()
         rgb = train.channels == 3
+        if config.mix.auto_augment is not None:
+            _check_policy(config.mix.auto_augment)
         self.augment = CropAndAugment(
             network.image_size, config.crop, config.mix.auto_augment if rgb else None, tuple(self.description["mean"])
         )
@@ -224,7 +237,8 @@ def open_labelled(config: ClassificationConfig, channels: int) -> tuple[Labelled
             "put those of each class into a folder of its own"
         )
     if config.val_data is not None:
-        validation: Source | None = open_validation_or_all(config.val_data, channels=channels)
+        with said_of("--val-data"):
+            validation: Source | None = open_validation_or_all(config.val_data, channels=channels)
     else:
         validation = open_source(config.data, "validation", channels=channels)
     if validation is None:

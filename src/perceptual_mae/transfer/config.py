@@ -10,7 +10,14 @@ from typing import Any, Literal
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError
 from perceptual_mae.settings import free, from_dict
-from perceptual_mae.training.config import CheckpointConfig, LoaderConfig, SpikeConfig, Tracker, image_side
+from perceptual_mae.training.config import (
+    CheckpointConfig,
+    LoaderConfig,
+    SpikeConfig,
+    Tracker,
+    common_rules,
+    image_side,
+)
 from perceptual_mae.transfer.recipe import RECIPES, Recipe
 
 
@@ -175,6 +182,7 @@ class FinetuneConfig:
                 (value >= 0, f"--spikes.{name} {value}: must be 0 or more")
                 for name, value in (("patience", self.spikes.patience), ("rollbacks", self.spikes.rollbacks))
             ),
+            *common_rules(self.seed, self.optimizer),
             *self._rules(),
         ]
         for fine, complaint in rules:
