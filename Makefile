@@ -5,10 +5,11 @@ DEMO   ?= runs/demo
 JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+ALONE  := $(VENV)/.installed-without-tools
 
 .PHONY: demo test lint format bench docs clean
 
-demo: $(STAMP)                       ## pre-train a small ViT on real photographs and write its report
+demo: $(ALONE)                       ## pre-train a small ViT on real photographs and write its report
 	$(BIN)/pmae demo --out $(DEMO)
 
 test: lint                           ## lint, format check, types, then the tests
@@ -29,9 +30,13 @@ bench: $(STAMP)                      ## the figures this project promises, as JS
 docs: $(STAMP)                       ## the documentation site, in site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
-$(STAMP): pyproject.toml
+$(ALONE): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "perceptual-mae needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(STAMP): $(ALONE)                    # and what develops it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 

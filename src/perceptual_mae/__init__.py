@@ -2,7 +2,7 @@
 
 import perceptual_mae as pm
 
-run = pm.pretrain(data="./photos", out="runs/mine", model="small")
+run = pm.pretrain(data="./images", out="runs/mine", model="small")
 run.reconstructions()
 pm.evaluate(run, data="./labelled").scores
 encoder = pm.load_encoder("runs/mine")

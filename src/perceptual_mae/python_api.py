@@ -137,7 +137,7 @@ def pretrain(config: PretrainConfig | None = None, *, progress: bool = True, **s
     Args:
         config: settings; default: those of `PretrainConfig`.
         progress: show a bar, or lines where there is no terminal.
-        **settings: in place of those of `config`, by name: `data="./photos"`, `model="small"`; nested ones as a dict
+        **settings: in place of those of `config`, by name: `data="./images"`, `model="small"`; nested ones as a dict
             of those that differ from the default: `optimizer={"weight_decay": 0.1}`.
 
     Raises:
@@ -171,7 +171,7 @@ def _configured(kind: Any, given: Any, settings: dict[str, Any]) -> Any:
     if given is None:
         return from_dict(kind, plain)
     if not isinstance(given, kind):
-        raise UsageError(f"the settings are a {kind.__name__} or go by name, such as data='./photos'")
+        raise UsageError(f"the settings are a {kind.__name__} or go by name, such as data='./images'")
     base = to_dict(given)
     return from_dict(
         kind, base | {n: base[n] | v if isinstance(v, dict) and n in base else v for n, v in plain.items()}

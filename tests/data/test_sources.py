@@ -14,6 +14,7 @@ import torch
 from odd_files import encode, photograph
 
 from perceptual_mae.data import BrokenImage, decode, open_source
+from perceptual_mae.data.open import _say_which
 from perceptual_mae.data.photos import TILE, PhotoTiles, region
 from perceptual_mae.data.wds import expand_braces
 from perceptual_mae.errors import PmaeError, UsageError
@@ -519,3 +520,18 @@ def test_folders_without_images(tmp_path):
 def test_unknown_split():
     with pytest.raises(UsageError, match="no split 'test'"):
         open_source("photos", "test")
+
+
+def test_a_folder_with_a_built_in_name_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    _say_which.cache_clear()
+    for _ in range(2):
+        open_source("photos")
+    (record,) = caplog.records
+    assert record.getMessage() == "--data photos is the built-in set; the folder of this name is --data ./photos"
+    with pytest.raises(UsageError) as error:
+        open_source("./photoss")
+    assert "did you mean photos?" not in str(error.value)

@@ -43,7 +43,7 @@ options:
   --version      show the version
 
 example:
-  pmae pretrain --data ./photos --model small --out runs/mine
+  pmae pretrain --data ./images --model small --out runs/mine
 """
 
 

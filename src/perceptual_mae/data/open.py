@@ -1,7 +1,9 @@
 """What a `--data` argument means."""
 
 import difflib
+import logging
 import os
+from functools import cache
 from pathlib import Path
 
 from perceptual_mae.data import vision
@@ -13,6 +15,7 @@ from perceptual_mae.data.types import Source
 from perceptual_mae.errors import UsageError
 from perceptual_mae.paths import user_path
 
+_log = logging.getLogger(__name__)
 _FORMS = (
     "a folder of images, a parquet file or folder, wds:SHARDS, stream:SHARDS, hub:USER/NAME, photos, or a torchvision "
     "name"
@@ -33,7 +36,8 @@ def open_source(
     | `hub:USER/NAME[:CONFIG]` | a data set of the Hugging Face hub |
     | a path | a folder of images, a parquet file, or a folder with parquet files in it |
 
-    `stream` says how shards are fetched. A folder that is called like a built-in name is reached as `./photos`. With
+    `stream` says how shards are fetched. A folder that is called like a built-in name is reached as `./photos`; a
+    warning says so. With
     `channels` other than 1, 3 and 4 a folder's `.npy` files are images as well.
 
     Raises:
@@ -42,6 +46,8 @@ def open_source(
     """
     if split not in {"train", "validation"}:
         raise UsageError(f"there is no split {split!r}: give train or validation")
+    if (spec == "photos" or spec in vision.NAMES) and user_path(spec).is_dir():
+        _say_which(spec)
     if spec == "photos":
         from perceptual_mae.data.photos import PhotoTiles
 
@@ -61,6 +67,11 @@ def open_source(
 
         return open_hub(spec, split)
     return _open_path(spec, split, channels)
+
+
+@cache  # once
+def _say_which(spec: str) -> None:
+    _log.warning("--data %s is the built-in set; the folder of this name is --data ./%s", spec, spec)
 
 
 def open_validation_or_all(spec: str, *, channels: int = 3, stream: StreamSettings | None = None) -> Source:
@@ -100,7 +111,7 @@ def _open_path(spec: str, split: str, channels: int) -> Source | None:
 
 def _unknown(spec: str, path: Path) -> str:
     """What to say of a name that is nothing: the nearest thing it could have meant."""
-    names = ["photos", *vision.NAMES]
+    names = [] if spec.startswith(("./", "/", "~")) else ["photos", *vision.NAMES]
     near = difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.7)
     if not near and path.parent.is_dir():
         beside = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)

@@ -46,7 +46,7 @@ class PixelConfig:
     """What a pixel is.
 
     Attributes:
-        channels: channels of the images: 1 (grey), 3 (RGB) or 4 (RGB and alpha).
+        channels: channels of the images: 1 (grey), 3 (RGB), 4 (RGB and alpha); any number of TIFF and .npy files.
         mean: per-channel mean of images in [0, 1]; default: ImageNet's for 3 channels, else 0.5.
         std: per-channel standard deviation; default: ImageNet's for 3 channels, else 0.25.
         norm_pix_loss: predict patches normalised each by its own mean and variance.
@@ -108,7 +108,8 @@ class PretrainConfig:
             torchvision name such as cifar10, or photos (built in).
         out: run folder; a run that is already there is continued.
         val_data: images to validate on; default: the validation split of --data, where it has one.
-        method: row of the paper's Table 2.
+        method: row of the paper's Table 2: mse, ms-ssim, ls-gan, ls-gan-p, msg-gan, msg-gan-p, stylegan2-ada-p,
+            dvae-p; or timm-p.
         recipe: default: terms that look through a discriminator pull at most so many times as hard as the pixels;
             paper: as hard as they do, eq. 1 to the letter.
         architecture: generator of the row, where it has two: msg-mae has U-Net skips; default: the row's first.

@@ -14,8 +14,8 @@ class LossesConfig:
         delta_s: weight of the distance of their Gram matrices.
         adversarial: weight of the adversarial term.
         adversarial_balance: the adversarial term pulls at the reconstruction (norm of the gradient) at most so many
-            times as hard as the pixel terms do; default: the recipe's; .inf: as hard as it does.
-        feature_balance: the same of feature matching.
+            times as hard as the pixel terms do; default: 0.1 (with --recipe paper: no limit); .inf: no limit.
+        feature_balance: the same of feature matching; default: 0.3 in a discriminator, no limit in a fixed network.
         perceptual_every: in rows that match features of the discriminator, they are matched in epochs divisible by
             this, counted from 1; 1: always.
     """
