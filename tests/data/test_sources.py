@@ -534,4 +534,4 @@ def test_a_folder_with_a_built_in_name_is_told_apart(
     assert record.getMessage() == "--data photos is the built-in set; the folder of this name is --data ./photos"
     with pytest.raises(UsageError) as error:
         open_source("./photoss")
-    assert "did you mean photos?" not in str(error.value)
+    assert "did you mean ./photos?" in str(error.value)

@@ -111,12 +111,13 @@ def _open_path(spec: str, split: str, channels: int) -> Source | None:
 
 def _unknown(spec: str, path: Path) -> str:
     """What to say of a name that is nothing: the nearest thing it could have meant."""
-    names = [] if spec.startswith(("./", "/", "~")) else ["photos", *vision.NAMES]
-    near = difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.7)
+    names = ["photos", *vision.NAMES]
+    is_path = spec.startswith((".", "/", "~"))
+    near = [] if is_path else difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.7)
     if not near and path.parent.is_dir():
         beside = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-        near = [str(path.parent / beside[0])] if beside else []
-    if not near and spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
+        near = [f"./{found}" if found in names else found for found in (str(path.parent / name) for name in beside)]
+    if not near and spec.count("/") == 1 and not is_path:
         near = [f"hub:{spec}"]
     meant = f", did you mean {near[0]}?" if near else ""
     return f"--data {spec}: there is no such file or folder{meant or f': give {_FORMS}'}"
