@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.table2 import charts, knobs, page, pictures
-from benchmarks.table2.cell import NETWORK, RESULTS, SHARED, WEIGHTS, Cell, fill, read
+from benchmarks.table2.cell import NETWORK, RESULTS, SHARED, Cell, fill, read
 from benchmarks.table2.floors import measure_floors
 from benchmarks.table2.table import all_cells
 from perceptual_mae.errors import PmaeError, UsageError
@@ -54,11 +54,11 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(**shape, method=row, epochs=options.epochs, seed=seed)
 
 
-def measure_cost(model: str, size: int) -> Path:
+def measure_cost(model: str, size: int, network: str) -> Path:
     """Time what a step of each row costs relative to `mse`, by `benchmarks.step_cost`, and keep it."""
     shape = ["--model", model, "--image-size", str(size), "--patch-size", "8", "--batch", "64"]
     shape += ["--every-epoch", "--cycles", "2"]
-    rows = [*(("--loss-network", NETWORK) if WEIGHTS.is_file() else ()), "--methods", *ROWS]
+    rows = [*(("--loss-network", network) if network else ()), "--methods", *ROWS]
     command = [sys.executable, "-m", "benchmarks.step_cost", *shape, *rows]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     relative = {row: found["relative"] for row, found in told["methods"].items()}
@@ -83,9 +83,9 @@ def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
 def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     """Make what is not a cell."""
     if options.what == "cost":
-        return [measure_cost(options.model, options.image_size)]
+        return [measure_cost(options.model, options.image_size, options.network)]
     if options.what == "floors":
-        return [measure_floors(options.data, options.model, options.image_size, options.out, workers)]
+        return [measure_floors(options.data, options.model, options.image_size, options.out, workers, options.network)]
     if options.what == "page":
         return [page.write(), *charts.draw(all_cells())]
     table = f"{Path(options.data).name}-{options.model}"
@@ -97,6 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rows", "knobs", "cost", "floors", "page", "pictures"])
     parser.add_argument("--data", default=str(SHARED / "data" / "tiny-imagenet-40"))
+    parser.add_argument("--network", default=NETWORK, help="for FD and timm-p, such as timm:tf_efficientnet_lite0")
     parser.add_argument("--model", default="micro")
     parser.add_argument("--image-size", type=int, default=64, help="of the data: 64, or 96 for imagenette-96")
     parser.add_argument("--rows", type=lambda text: tuple(text.split(",")), default=(), help="default: all")
@@ -140,7 +141,14 @@ def run(options: argparse.Namespace) -> int:
             print("the sitting is over; the same command goes on", file=sys.stderr)
             break
         try:
-            fill(cell, options.out, precision=options.precision, workers=workers, finetuned=options.finetune)
+            fill(
+                cell,
+                options.out,
+                precision=options.precision,
+                workers=workers,
+                finetuned=options.finetune,
+                network=options.network,
+            )
         except PmaeError as error:
             print(f"{cell.name}: {error}", file=sys.stderr)
             failed = error.exit_code

@@ -29,8 +29,8 @@ from perceptual_mae.transfer.folder import FinetuneFolder
 SHARED = Path(__file__).parents[3] / "shared"
 RESULTS = Path(__file__).parents[1] / "results" / "table2"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
-NETWORK = f"timm:tf_efficientnet_lite0:{WEIGHTS}"
-"""What Fréchet distances are measured in, and what methods with a fixed network look through."""
+NETWORK = f"timm:tf_efficientnet_lite0:{WEIGHTS}" if WEIGHTS.is_file() else ""
+"""What Fréchet distances are measured in, and what methods with a fixed network look through; empty: nothing."""
 SHARE = 0.1
 """Of the labels, for fine-tuning."""
 
@@ -119,7 +119,9 @@ class Cell:
         return from_dict(PretrainConfig, plain)
 
 
-def fill(cell: Cell, folder: Path, *, precision: str, workers: int | str, finetuned: bool) -> dict[str, Any]:
+def fill(
+    cell: Cell, folder: Path, *, precision: str, workers: int | str, finetuned: bool, network: str = NETWORK
+) -> dict[str, Any]:
     """Train and measure a cell, unless its file is there; what was cut off goes on.
 
     Args:
@@ -127,20 +129,21 @@ def fill(cell: Cell, folder: Path, *, precision: str, workers: int | str, finetu
         folder: for runs; they may be deleted when the file is there.
         precision, workers: as of `pmae pretrain`.
         finetuned: whether it is also fine-tuned on a tenth of the labels.
+        network: what Fréchet distances are measured in, and what methods with a fixed network look through.
 
     Returns:
         the content of its file.
     """
     if cell.file.is_file():
         return read(cell.file)
-    settings = cell.settings(NETWORK, precision, workers)
+    settings = cell.settings(network, precision, workers)
     out = cell.folder(folder)
-    evaluation = EvaluateConfig(encoder="", fd=(NETWORK,) if WEIGHTS.is_file() else (), workers=0)
+    evaluation = EvaluateConfig(encoder="", fd=(network,) if network else (), workers=0)
     config = CompareConfig(
         pretrain=settings,
         evaluate=evaluation,
         methods=(cell.method,),
-        loss_networks=(NETWORK,),
+        loss_networks=(network,) if network else (),
         floors=False,
         out=str(out),
     )

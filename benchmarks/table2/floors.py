@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.table2.cell import NETWORK, RESULTS, WEIGHTS
+from benchmarks.table2.cell import NETWORK, RESULTS
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
 from perceptual_mae.measure.evaluation import evaluate
@@ -15,7 +15,7 @@ from perceptual_mae.report.evaluation import headline
 ENCODERS = {
     "raw pixels, 16 x 16": "pixels:16",
     "random weights": "random:{model}/8",
-    "EfficientNet-Lite0, labels of ImageNet, at 224 px": NETWORK,
+    "EfficientNet-Lite0, labels of ImageNet, at 224 px": "{network}",
 }
 
 
@@ -31,7 +31,7 @@ def read_floors(data: str, model: str) -> dict[str, Any]:
     return found
 
 
-def measure_floors(data: str, model: str, size: int, folder: Path, workers: int | str) -> Path:
+def measure_floors(data: str, model: str, size: int, folder: Path, workers: int | str, network: str = NETWORK) -> Path:
     """Measure what is not there yet.
 
     Args:
@@ -40,14 +40,16 @@ def measure_floors(data: str, model: str, size: int, folder: Path, workers: int 
         size: side of the images that it sees, in pixels.
         folder: for the evaluations.
         workers: as of `pmae evaluate`.
+        network: a network that has learnt from labels; empty: none.
     """
     name = Path(data).name
     found = read_floors(name, model)
-    for number, (title, spec) in enumerate(ENCODERS.items()):
-        if title in found or (spec == NETWORK and not WEIGHTS.is_file()):
+    for number, (title, pattern) in enumerate(ENCODERS.items()):
+        spec = pattern.format(model=model, network=network)
+        if title in found or not spec:
             continue
         settings = EvaluateConfig(
-            encoder=spec.format(model=model),
+            encoder=spec,
             data=data,
             out=str(folder / f"{name}-{model}" / "floors" / str(number)),
             parts=("knn", "linear"),
