@@ -10,7 +10,7 @@ import torch
 from perceptual_mae.data import SamplePlan
 from perceptual_mae.data.labelled import Examples, Sample, labelled_loader
 from perceptual_mae.data.types import BrokenImage
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, UsageError
 
 
 class Numbers:
@@ -102,3 +102,8 @@ def test_examples_travel_whole() -> None:
     assert there.images.device.type == "meta"
     assert all(tensor.device.type == "meta" for target in there.targets for tensor in target.values())  # type: ignore[union-attr]
     assert there.names == batch.names
+
+
+def test_fewer_images_than_pieces_are_refused() -> None:
+    with pytest.raises(UsageError, match="a batch of 3 images cannot be shared by 2 processes x 2 micro-batches"):
+        labelled_loader(Numbers(3), SamplePlan(3, 4, 0), drawn, last_step=1, world_size=2, micro_batches=2)

@@ -39,7 +39,7 @@ def test_what_a_piece_needs_is_expected(counts, batch_size, lanes, buffer, step,
     plan = StreamPlan.of(np.array(counts), batch_size, 5, lanes, buffer)
     pieces = min(pieces, plan.images_per_step)
     for piece in range(pieces):
-        places = plan.piece(step, piece, pieces)
+        places = plan.piece(piece, pieces)
         expected = plan.units_at(step, places)
         assert len(expected) == len(set(expected))
         assert units_of(plan, plan.indices(step)[places.start : places.stop]) <= set(expected)
@@ -95,7 +95,7 @@ def test_a_process_reads_only_the_shards_of_its_lanes(world):
     for rank in range(world):
         read = set()
         for step in range(plan.steps_per_epoch):
-            places = plan.piece(step, rank, world)
+            places = plan.piece(rank, world)
             read |= units_of(plan, plan.indices(step)[places.start : places.stop])
         # The shards of its stretch of the epoch, those at its edges shared with the neighbours.
         assert len(read) <= 64 // world + 2

@@ -109,8 +109,10 @@ def labelled_loader(
         augment: a sample to one of the size that the network takes.
 
     Raises:
+        UsageError: there are fewer images than pieces of a batch.
         PmaeError: (while iterating) no image can be read.
     """
+    plan.check_pieces(source.name, world_size, micro_batches)
     maker = _ExampleMaker(source, plan, augment, world_size * micro_batches)
     requests = Requests(range(first_step, last_step), range(rank * micro_batches, (rank + 1) * micro_batches))
     return BatchStream(maker, requests, workers=workers, pin_memory=pin_memory)
@@ -136,7 +138,7 @@ class _ExampleMaker:
         indices = self.plan.indices(step)
         samples: list[Sample] = []
         skipped: list[Skip] = []
-        for place in self.plan.piece(step, piece, self.pieces):
+        for place in self.plan.piece(piece, self.pieces):
             sample = self._read(int(indices[place]), step, place, skipped)
             with seeded(mixed(self.plan.seed, Stream.LABELLED_VIEWS, step, place)):
                 samples.append(self.augment(sample))

@@ -12,7 +12,7 @@ from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream
 from perceptual_mae.data.streaming.plan import StreamPlan
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, Streamed
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError
 from perceptual_mae.seeds import Stream, generator
 
 
@@ -47,11 +47,7 @@ def train_loader(
         PmaeError: (while iterating) no image can be read.
     """
     pieces = world_size * micro_batches
-    if plan.images_per_step < pieces:
-        raise UsageError(
-            f"{source.name}: a batch of {plan.images_per_step} images cannot be shared by {world_size} processes x "
-            f"{micro_batches} micro-batches: give more images, a larger batch or fewer processes"
-        )
+    plan.check_pieces(source.name, world_size, micro_batches)
     mine = range(rank * micro_batches, (rank + 1) * micro_batches)
     maker = TrainBatches(source, plan, image_size, channels, crop or CropConfig(), pieces, max_pixels, mine)
     requests = Requests(range(first_step, last_step), mine)
@@ -95,10 +91,10 @@ class TrainBatches:
     def make(self, step: int, piece: int) -> Batch:
         """Piece `piece` of the batch of `step`. Raises PmaeError where no image can be read."""
         indices = self.plan.indices(step)
-        places = self.plan.piece(step, piece, self.pieces)
+        places = self.plan.piece(piece, self.pieces)
         if isinstance(self.plan, StreamPlan) and isinstance(self.source, Streamed):
             # For all pieces of the process: else each piece would let go of what the next one needs.
-            first, last = (self.plan.piece(step, one, self.pieces) for one in (self.mine[0], self.mine[-1]))
+            first, last = (self.plan.piece(one, self.pieces) for one in (self.mine[0], self.mine[-1]))
             self.source.expect(self.plan.units_at(step, range(first.start, last.stop)))
         stream = generator(self.plan.seed, Stream.CROPS, step)
         # For the whole batch, then cut: the crops do not depend on the number of pieces.

@@ -53,8 +53,20 @@ class SamplePlan:
         start = batch * self.images_per_step
         return _permutation(self.length, self.seed, epoch)[start : start + self.images_per_step]
 
-    def piece(self, step: int, piece: int, pieces: int) -> range:
-        """The places of a step's batch that one of its `pieces` has, numbered from 0."""
+    def check_pieces(self, name: str, world_size: int, micro_batches: int) -> None:
+        """Refuse to cut a batch into more pieces than it has images.
+
+        Raises:
+            UsageError: there are fewer; the line names the source.
+        """
+        if self.images_per_step < world_size * micro_batches:
+            raise UsageError(
+                f"{name}: a batch of {self.images_per_step} images cannot be shared by {world_size} processes x "
+                f"{micro_batches} micro-batches: give more images, a larger batch or fewer processes"
+            )
+
+    def piece(self, piece: int, pieces: int) -> range:
+        """The places of a batch that one of its `pieces` has, numbered from 0."""
         total = self.images_per_step
         return range(total * piece // pieces, total * (piece + 1) // pieces)
 
