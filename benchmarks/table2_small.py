@@ -6,6 +6,7 @@
     python -m benchmarks.table2_small cost                        # of a step of each row, for --equal-time
     python -m benchmarks.table2_small floors                      # without training, and with a million labels
     python -m benchmarks.table2_small page                        # docs/results.md from what is there
+    python -m benchmarks.table2_small judge --judge mse-15ep-seed1 --cells mse-15ep-seed0,...   # FD in its encoder
     python -m benchmarks.table2_small pictures --cells mse-15ep-seed0,ms-ssim-15ep-seed0   # from their runs
 
 Cells that are there are not repeated, one that was cut off goes on, so that a table is filled over several sittings, on
@@ -24,6 +25,7 @@ from pathlib import Path
 from benchmarks.table2 import charts, knobs, page, pictures
 from benchmarks.table2.cell import NETWORK, RESULTS, SHARED, Cell, fill, read
 from benchmarks.table2.floors import measure_floors
+from benchmarks.table2.judge import judge
 from benchmarks.table2.table import all_cells
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_json
@@ -89,19 +91,22 @@ def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     if options.what == "page":
         return [page.write(), *charts.draw(all_cells())]
     table = f"{Path(options.data).name}-{options.model}"
+    if options.what == "judge":
+        return [judge(options.out / table, options.judge, options.cells, workers)]
     return pictures.draw(options.out / table, options.cells, pictures.IMAGES / table)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "knobs", "cost", "floors", "page", "pictures"])
+    parser.add_argument("what", choices=["rows", "knobs", "cost", "floors", "judge", "page", "pictures"])
     parser.add_argument("--data", default=str(SHARED / "data" / "tiny-imagenet-40"))
     parser.add_argument("--network", default=NETWORK, help="for FD and timm-p, such as timm:tf_efficientnet_lite0")
     parser.add_argument("--model", default="micro")
     parser.add_argument("--image-size", type=int, default=64, help="of the data: 64, or 96 for imagenette-96")
     parser.add_argument("--rows", type=lambda text: tuple(text.split(",")), default=(), help="default: all")
-    parser.add_argument("--cells", type=lambda text: tuple(text.split(",")), default=(), help="of pictures")
+    parser.add_argument("--cells", type=lambda text: tuple(text.split(",")), default=(), help="of pictures, judge")
+    parser.add_argument("--judge", default="mse-15ep-seed1", help="the cell whose encoder looks at those of others")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--equal-time", action="store_true", help="as many epochs as the slowest row takes time for")
     parser.add_argument("--seeds", type=int, default=1)

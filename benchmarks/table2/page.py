@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.table2 import knobs
+from benchmarks.table2.cell import Cell
 from benchmarks.table2.floors import read_floors
+from benchmarks.table2.judge import read_judged
 from benchmarks.table2.table import BASE, COLUMNS, FD, LINEAR, SHORT, Column, Found, all_cells, apart, measured, paper
 from benchmarks.table2.table import rows as rows_of
 from benchmarks.table2.table import turned as turned_of
@@ -132,6 +134,22 @@ def beside(one: Found, begin: Found | None, column: Column) -> str:
     return f"{text} ({difference:+.{column.digits}f})"
 
 
+def judged_table(found: Sequence[Found], data: str, model: str) -> list[str]:
+    """The distance of each cell's reconstructions in the network that most cells are measured in, and in the judge."""
+    judged = read_judged(f"{data}-{model}")
+    if not judged:
+        return ["Nothing has been judged yet."]
+    by_name = {_cell_of(one).name: one for one in found}
+    lines = [line("cell", FD.head, f"FD in the encoder of `{judged['judge']}`"), line("---", "---:", "---:")]
+    for name, distance in judged["distances"].items():
+        lines.append(line(f"`{name}`", FD.spread([by_name[name]] if name in by_name else []), f"{distance:.3f}"))
+    return lines
+
+
+def _cell_of(one: Found) -> Cell:
+    return Cell(**one["cell"])
+
+
 def hours(found: Sequence[Found]) -> list[str]:
     """Where and how long the cells were trained."""
     cells = [one for one in found if "machine" in one]
@@ -162,6 +180,7 @@ PARTS: dict[str, Callable[..., list[str]]] = {
     "rows": rows_table,
     "beside": beside_base,
     "knobs": knobs_table,
+    "judged": judged_table,
     "hours": hours,
 }
 """By the word that begins a generated part. All take the cells first, then the arguments in the comment."""

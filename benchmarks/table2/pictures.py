@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.table2.judge import run_of
 from perceptual_mae.errors import UsageError
 from perceptual_mae.measure.pictures import draw_side_by_side
 
@@ -30,10 +31,7 @@ def draw(runs: Path, names: Sequence[str], target: Path) -> list[Path]:
     found: dict[str, Path] = {}
     for named in names:
         title, _, name = named.rpartition("=")
-        run = next(iter(sorted((runs / name / "runs").glob("*"))), None)
-        if run is None:
-            raise UsageError(f"--cells {name}: was not trained in {runs}; give another --out, or train it again")
-        found[title or name] = run
+        found[title or name] = run_of(runs, name)
     scratch = runs / "pictures"
     target.parent.mkdir(parents=True, exist_ok=True)
     written = []

@@ -49,18 +49,19 @@ LINEAR = Column("linear/mean/top1", "linear, mean token", 100, 1)
 FD = Column("fd", "FD", 1, 1)
 KNN = Column("knn/mean/top1", "k-NN, mean token", 100, 1)
 CLS = Column("linear/cls/top1", "linear, [CLS]", 100, 1)
+L1 = Column("l1", "L1", 1, 4)
 COLUMNS = (
     LINEAR,
     CLS,
     KNN,
     Column("knn/cls/top1", "k-NN, [CLS]", 100, 1),
     Column("finetune/top1", "fine-tuned, 10 % of labels", 100, 1),
-    Column("l1", "L1", 1, 4),
+    L1,
     Column("psnr", "PSNR", 1, 2),
     Column("ssim", "SSIM", 1, 3),
     FD,
 )
-SHORT = (LINEAR, CLS, KNN, FD)
+SHORT = (LINEAR, CLS, KNN, L1, FD)
 
 
 def all_cells(folder: Path = RESULTS) -> list[Found]:

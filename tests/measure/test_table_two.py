@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import table2_small
 from benchmarks.table2 import cell as cells
-from benchmarks.table2 import charts, floors, knobs, page, table
+from benchmarks.table2 import charts, floors, judge, knobs, page, table
 from benchmarks.table2.cell import Cell, few_labels, fill
 from perceptual_mae.errors import UsageError
 
@@ -23,7 +23,7 @@ from perceptual_mae.errors import UsageError
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where cells are written in place of the repository."""
-    for module in (cells, floors):
+    for module in (cells, floors, judge):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
@@ -65,6 +65,13 @@ def test_a_cell_is_trained_measured_and_kept(
 
     fill(cell, tmp_path / "runs", precision="fp32", workers=0, finetuned=False)
     assert in_this_process == ["mse-seed0"], "what is there is not repeated"
+
+    file = judge.judge(tmp_path / "runs" / cell.table, cell.name, [cell.name], 0)
+    judged = json.loads(file.read_text(encoding="utf-8"))
+    assert file == results / cell.table / "judged.json"
+    assert judged["judge"] == cell.name
+    assert judged["distances"][cell.name] > 0
+    assert table.all_cells(results) == [found], "it is no cell"
 
 
 def test_a_tenth_of_the_labels(data: Path, tmp_path: Path) -> None:
@@ -119,6 +126,7 @@ def test_equal_time_is_more_epochs_of_what_costs_less(tmp_path: Path, monkeypatc
     [
         (["pictures"], "--cells is missing"),
         (["pictures", "--cells", "mse-9ep-seed0"], "--cells mse-9ep-seed0: was not trained in"),
+        (["judge", "--cells", "mse-9ep-seed0"], "--cells mse-15ep-seed1: was not trained in"),
         (["rows", "--equal-time", "--model", "huge"], "cost --model huge"),
         (["rows", "--rows", "nothing"], "--rows nothing: there are mse"),
     ],
@@ -182,6 +190,17 @@ def test_floors_stand_below(results: Path) -> None:
     assert len(table.all_cells(results)) == 0, "they are no cells"
 
 
+def test_distances_of_two_networks_stand_side_by_side(results: Path) -> None:
+    assert page.judged_table(FOUND, "photos", "micro") == ["Nothing has been judged yet."]
+    file = judge.judged_file("photos-micro")
+    file.parent.mkdir(parents=True)
+    distances = {"timm-p-15ep-seed1": 0.8991, "gone-15ep-seed0": 0.5}
+    file.write_text(json.dumps({"judge": "mse-15ep-seed1", "distances": distances}), encoding="utf-8")
+    head, _, *rows = map(cells_of, page.judged_table(FOUND, "photos", "micro"))
+    assert head[-1] == "FD in the encoder of `mse-15ep-seed1`"
+    assert rows == [["`timm-p-15ep-seed1`", "110.0", "0.899"], ["`gone-15ep-seed0`", "–", "0.500"]]
+
+
 def test_rows_stand_beside_mse() -> None:
     _, _, *rows = map(cells_of, page.beside_base(FOUND, "photos", "micro", "epochs"))
     assert rows == [
@@ -200,13 +219,13 @@ def test_ranges_are_apart(these: list[float], those: list[float], expected: bool
 
 def test_a_turned_setting_stands_beside_its_start() -> None:
     _, _, row = map(cells_of, page.knobs_table(FOUND, "photos", "micro"))
-    assert row == ["learning rate", "`mse`", "15", "`lr=3e-3`", "28.0 (+3.0)", "–", "–", "180.0 (-20.0)"]
+    assert row == ["learning rate", "`mse`", "15", "`lr=3e-3`", "28.0 (+3.0)", "–", "–", "–", "180.0 (-20.0)"]
 
 
 def test_a_cell_that_failed_says_so() -> None:
     failed = made("mse", knob="lr=3e-3") | {"failed": "nan", "measured": {}}
     (*_, row) = map(cells_of, page.knobs_table([FOUND[0], failed], "photos", "micro"))
-    assert row[-4:] == ["failed"] * 4
+    assert row[-5:] == ["failed"] * 5
 
 
 def test_hours_are_added_up() -> None:
