@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from skimage import data
 
 from perceptual_mae.report.figures import reconstruction_grid, save
-from perceptual_mae.report.pictures import paste
 
 CONFIG = {
     "data": "./photos",
@@ -86,7 +85,7 @@ def make_run(tmp_path: Path, photographs: NDArray[np.float32], masks: NDArray[np
         (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
         for step in pictures:
             painted = photographs * (1 - 1 / step)
-            figure = reconstruction_grid(photographs, masks, painted, paste(painted, photographs, masks))
+            figure = reconstruction_grid(photographs, masks, painted, np.where(masks, painted, photographs))
             save(figure, run / "figures" / f"reconstruction-{step:08d}.png")
         return run
 

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import ImageFont
 
@@ -27,37 +26,35 @@ BEFORE_AFTER_TITLES = ("Original", "Masked", "Before training", "After training"
 
 def reconstruction_grid(
     originals: Images,
-    masks_shown: Images,
+    masks: Images,
     reconstructions: Images,
     pasted: Images,
     *,
-    titles: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
 ) -> Figure:
     """Figure 2 of the paper: a row an image; original, masked, reconstruction, visible patches pasted back.
 
     Args:
         originals: `(n, C, H, W)` floats in [0, 1] (clamped here), as are the other images; any C.
-        masks_shown: bool mask of pixels `(n, 1, H, W)`, True = removed (shown grey); or the masked images themselves.
+        masks: bool, of pixels, `(n, 1, H, W)`, True = removed (shown grey).
         reconstructions: the model's output as it is.
-        pasted: the same with the visible patches of the originals, see `pictures.paste`.
-        titles: four column titles in place of the usual ones.
+        pasted: the same with the visible patches of the originals, see `evaluation.reconstruction.Look.pasted`.
         captions: one line under each image, for instance its file name; cut to fit.
 
     Raises:
         ValueError: the shapes do not belong together.
     """
-    return _grid([originals, _masked(originals, masks_shown), reconstructions, pasted], titles or TITLES, captions)
+    return _grid([originals, hide(originals, masks), reconstructions, pasted], TITLES, captions)
 
 
-def before_after_grid(originals: Images, masked: Images, before: Images, after: Images) -> Figure:
+def before_after_grid(originals: Images, masks: Images, before: Images, after: Images) -> Figure:
     """What training changed: original, masked, the untrained model's picture, the trained one's. Arguments as above."""
-    return _grid([originals, _masked(originals, masked), before, after], BEFORE_AFTER_TITLES, None)
+    return _grid([originals, hide(originals, masks), before, after], BEFORE_AFTER_TITLES, None)
 
 
-def side_by_side(originals: Images, masked: Images, pictures: Mapping[str, Images]) -> Figure:
+def side_by_side(originals: Images, masks: Images, pictures: Mapping[str, Images]) -> Figure:
     """What several models make of the same masked images: original, masked, then a column a model under its name."""
-    columns = [originals, _masked(originals, masked), *pictures.values()]
+    columns = [originals, hide(originals, masks), *pictures.values()]
     return _grid(columns, ("Original", "Masked", *pictures), None)
 
 
@@ -71,10 +68,6 @@ def save(figure: Figure, path: Path) -> Path:
 
 def unseen(picture: Path, step: int) -> None:
     """Nobody else is told of a picture."""
-
-
-def _masked(originals: Images, masks_shown: Images) -> Images:
-    return hide(originals, masks_shown) if to_array(masks_shown).dtype == np.bool_ else masks_shown
 
 
 def _grid(columns: Sequence[Images], titles: Sequence[str], captions: Sequence[str] | None) -> Figure:

@@ -54,11 +54,6 @@ def hide(images: Images, masks: Images) -> NDArray[np.float32]:
     return np.where(_pixels(masks), np.float32(HIDDEN), to_array(images)).astype(np.float32)
 
 
-def paste(reconstructions: Images, originals: Images, masks: Images) -> NDArray[np.float32]:
-    """Reconstructions with the visible patches of the originals pasted back. Masks as in `hide`."""
-    return np.where(_pixels(masks), to_array(reconstructions), to_array(originals)).astype(np.float32)
-
-
 def _pixels(masks: Images) -> NDArray[np.bool_]:
     array = to_array(masks)
     if array.dtype != np.bool_ or array.ndim != 4:
