@@ -23,3 +23,8 @@ def user_path(text: Path | str) -> Path:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"{printable(str(text))[:80]}...: this name is too long for a file or folder") from None
     return path
+
+
+def cache_folder(what: str) -> Path:
+    """Where the user's cache of something is: `$XDG_CACHE_HOME/perceptual-mae/WHAT`, usually below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "perceptual-mae" / what

@@ -12,6 +12,7 @@ from perceptual_mae.data.digest import digest
 from perceptual_mae.data.load import first_line
 from perceptual_mae.data.types import Item
 from perceptual_mae.errors import PmaeError
+from perceptual_mae.paths import cache_folder
 
 
 class VisionName(NamedTuple):
@@ -70,7 +71,7 @@ class VisionSource:
 
 
 def open_vision(spec: str, split: str) -> VisionSource:
-    """Open a torchvision data set, downloaded at the first use to `$PMAE_DATA` (`~/.cache/perceptual_mae`).
+    """Open a torchvision data set, downloaded at the first use to `$PMAE_DATA` (`~/.cache/perceptual-mae/data`).
 
     Raises:
         PmaeError: it could not be downloaded.
@@ -78,7 +79,8 @@ def open_vision(spec: str, split: str) -> VisionSource:
     import torchvision.datasets
 
     known = NAMES[spec]
-    root = Path(os.environ.get("PMAE_DATA") or "~/.cache/perceptual_mae").expanduser()
+    named = os.environ.get("PMAE_DATA")
+    root = Path(named).expanduser() if named else cache_folder("data")
     arguments = known.train if split == "train" else known.validation
     try:
         root.mkdir(parents=True, exist_ok=True)

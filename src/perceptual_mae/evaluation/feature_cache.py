@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from torch import Tensor
 from perceptual_mae.data import BrokenImage, Skip, Source
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.paths import cache_folder
 
 LOOKED_AT = 100_000
 """Images of a source that its digest looks at, evenly spread; of fewer, all."""
@@ -32,8 +32,8 @@ VECTORS, IMAGES = "vectors.npy", "images.jsonl"
 
 
 def default_cache() -> Path:
-    """The folder of the user's features: `$XDG_CACHE_HOME/perceptual-mae/features`, usually below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "perceptual-mae" / "features"
+    """The folder of the user's features."""
+    return cache_folder("features")
 
 
 # -- what features depend on -------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """How a stream fetches what it reads."""
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from perceptual_mae.paths import cache_folder
 
 GIB = 2**30
 
@@ -34,8 +35,7 @@ class StreamSettings:
         """Of the cache."""
         if self.cache is not None:
             return Path(self.cache).expanduser()
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(base).expanduser() / "perceptual-mae" / "stream"
+        return cache_folder("stream")
 
     @property
     def limit(self) -> int:
