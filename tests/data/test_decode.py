@@ -57,6 +57,26 @@ def test_agrees_with_pillow(name):
     assert off_by(decode(GOOD[name]), expected) <= 1
 
 
+UPRIGHT = {
+    # EXIF 2.3, tag 0x0112: what has to be done with rows and columns
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_stand_upright(orientation):
+    stored = np.asarray(photograph())
+    found = decode(with_orientation(photograph(), orientation, "PNG")).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, UPRIGHT[orientation](stored))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation(orientation, kind):

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from perceptual_mae.data.arrays import check_size, decode_array, is_tiff, to_uint8
@@ -18,16 +18,6 @@ from perceptual_mae.data.types import BrokenImage
 # Raster formats only. Pillow would also hand EPS files to a PostScript interpreter.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _limit_lock = threading.Lock()
 
@@ -58,8 +48,8 @@ def decode_picture(data: bytes, channels: int, max_pixels: int) -> Tensor:
         try:
             with image:
                 image.load()
-                upright = _turn_upright(image)
-                pixels = np.array(_convert(upright, channels))
+                _turn_upright(image)
+                pixels = np.array(_convert(image, channels))
         except BrokenImage:
             raise
         except Exception as error:  # a damaged file surfaces from Pillow as anything: SyntaxError, struct.error, ...
@@ -81,11 +71,11 @@ def open_picture(data: bytes, wanted: Sequence[str] = _FORMATS) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
-    orientation = 1
-    with suppress(Exception):  # damaged EXIF: the picture is good, and most pictures are upright
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+def _turn_upright(image: Image.Image) -> None:
+    with suppress(
+        Exception
+    ):  # damaged EXIF: the picture is good, and it is turned before the rest of EXIF is looked at
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
