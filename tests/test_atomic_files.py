@@ -1,11 +1,16 @@
 """Files that are whole or not there."""
 
+import errno
+import fcntl
 import json
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perceptual_mae import files
+from perceptual_mae.errors import PmaeError
 from perceptual_mae.files import write_atomically, write_json, write_text
 
 
@@ -62,3 +67,41 @@ def test_lists_of_numbers_are_one_line_of_json(tmp_path: Path) -> None:
     assert json.loads(text) == value
     assert "[3, -4.5e-07]" in text
     assert text.count("\n") < 20
+
+
+def _hold(lock: Path, ready: Any, done: Any) -> None:
+    with files.alone(lock, "here"):
+        ready.set()
+        done.wait(30)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "new" / ".lock", ready, done))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with (
+            pytest.raises(PmaeError, match="--out x: another process is writing it"),
+            files.alone(tmp_path / "new" / ".lock", "--out x"),
+        ):
+            pass
+    finally:
+        done.set()
+        other.join()
+    with files.alone(tmp_path / "new" / ".lock", "--out x"):
+        pass
+
+
+def test_without_locks_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with files.alone(tmp_path / ".lock", "--out x"):
+        pass
+    (record,) = caplog.records
+    assert record.getMessage().startswith("--out x: this file system cannot lock files (no locks available)")

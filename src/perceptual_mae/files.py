@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written under a temporary name, flushed, and renamed."""
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.errors import PmaeError, WriteError
+from perceptual_mae.errors import PmaeError, WriteError, refused_by_system
 
 _log = logging.getLogger(__name__)
 _UMASK = os.umask(0o077)
@@ -117,6 +118,34 @@ def append_text(path: Path, text: str) -> None:
 def readable_as_usual(path: Path) -> None:
     """Give a file the permissions that `open` would have given it: what safetensors writes only its owner can read."""
     path.chmod(0o666 & ~_UMASK)
+
+
+@contextmanager
+def alone(lock: Path, where: str) -> Iterator[None]:
+    """Within, no other process holds `lock`, a file that is made for it; the kernel lets go of it with the process.
+
+    On a file system without locks, a warning.
+
+    Args:
+        lock: the file; its folder is made.
+        where: what is written within, as a user names it.
+
+    Raises:
+        PmaeError: another process has it, or the file cannot be made.
+    """
+    with refused_by_system(where):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    with open(lock, "r+", encoding="ascii") as file:
+        try:
+            # Data workers do not inherit this kind of lock: they may outlast the process.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if locked_by_another(error):
+                raise PmaeError(f"{where}: another process is writing it") from None
+            reason = (error.strerror or str(error)).lower()
+            _log.warning("%s: this file system cannot lock files (%s): let no other process write it", where, reason)
+        yield
 
 
 def locked_by_another(error: OSError) -> bool:

@@ -5,13 +5,11 @@ is there can be told from one of another encoder, other images or another settin
 copies them into one file, a row group each.
 """
 
-import fcntl
 import json
-import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,10 +24,8 @@ from perceptual_mae.data.views import cut
 from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
 from perceptual_mae.evaluation.feature_cache import images_digest, weights_digest
 from perceptual_mae.evaluation.features import Pool, Progress, Reading, encoded, part_of, refuse_nothing
-from perceptual_mae.files import locked_by_another, write_atomically, write_text
+from perceptual_mae.files import alone, write_atomically, write_text
 from perceptual_mae.models.encoder import Encoder
-
-_log = logging.getLogger(__name__)
 
 PART = 1024
 """Images of a part, and of a row group."""
@@ -197,24 +193,6 @@ class _Job:
         words = {"weights": "another encoder", "images": "other images"}
         return "; ".join(words.get(name) or f"{name} {found.get(name)}, now {self.origin[name]}" for name in names)
 
-    @contextmanager
-    def _claimed(self, rank: int) -> Iterator[None]:
-        """Nobody else is process number `rank` of those that write the parts."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f".lock-{rank}", "w", encoding="ascii") as lock:
-            try:
-                # The kernel lets go of it when this process dies. Data workers do not inherit this kind of lock.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if locked_by_another(error):
-                    raise PmaeError(f"--out {self.out}: another process is writing it") from None
-                _log.warning(
-                    "--out %s: this file system cannot lock files (%s): let no other process write it",
-                    self.out,
-                    (error.strerror or str(error)).lower(),
-                )
-            yield
-
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def write_parts(self, rank: int, world_size: int, progress: Progress | None) -> None:
@@ -225,7 +203,7 @@ class _Job:
         missing = [(path, span) for path, span in ours if not path.exists()]
         # The first process puts the output in place, and only then deletes the parts.
         if missing and self.finished() is None:
-            with self._claimed(rank):
+            with alone(self.folder / f".lock-{rank}", f"--out {self.out}"):
                 self._write_missing(missing, sum(len(span) for _, span in ours), progress)
 
     def _write_missing(self, missing: list[tuple[Path, range]], total: int, progress: Progress | None) -> None:

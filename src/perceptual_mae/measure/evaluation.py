@@ -24,7 +24,7 @@ from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.evaluation.scores import NothingToClassify
-from perceptual_mae.files import write_json, write_text
+from perceptual_mae.files import alone, write_json, write_text
 from perceptual_mae.measure.parts import VERSION, Measurements, Part, mask_ratio
 from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
 from perceptual_mae.measure.telling import telling
@@ -61,9 +61,10 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
     subject = open_subject(config)
     images = open_images(config, subject)
     folder = results_folder(config)
-    results = _Results.open(folder)
-    results.begin(describe(config, subject, images), missing(config, subject, images))
-    with telling(console) as tell:
+    # Two that write the same results would each keep its own parts alone.
+    with alone(folder / ".lock", f"--out {folder}"), telling(console) as tell:
+        results = _Results.open(folder)
+        results.begin(describe(config, subject, images), missing(config, subject, images))
         for line in (f"{subject.encoder.name}: {subject.matched}", *results.content["notes"]):
             console.print(line, highlight=False, markup=False)
         for part in Measurements(config, subject, images, folder, tell):
@@ -75,7 +76,7 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
                 results.add(part, part.measure(), time.monotonic() - started)
             except NothingToClassify as reason:
                 results.leave_out(part, str(reason))
-    draw(results.content, subject, images, config, folder)
+        draw(results.content, subject, images, config, folder)
     return folder
 
 
