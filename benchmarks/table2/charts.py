@@ -1,6 +1,5 @@
 """Plots of docs/results.md, from the cells' files."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from perceptual_mae.report.curves import LINES
 from perceptual_mae.report.figures import WORDS, save
 
 DPI = 150
+NAMES = 5
+"""In a line of the legend."""
 LEAST = 4.0
 """Points that the axis of a probe has at least: with 2,000 images to measure on, one point is no difference."""
 
@@ -34,11 +35,13 @@ def draw(found: Sequence[Found], drawn: Path = IMAGES) -> list[Path]:
 def plane(chosen: dict[str, list[Found]]) -> Figure:
     """What a row's features tell (linear probe, up), and how its pictures look (Fréchet distance, better to the right).
 
-    A dot a seed; the name stands beside their mean. Left the mean token, right [CLS].
+    A dot a seed. Left the mean token, right [CLS].
     """
-    figure = Figure(figsize=(8.4, 3.9), dpi=DPI, facecolor="none")
+    below = 0.7 + 0.22 * -(-len(chosen) // NAMES)
+    height = 3.4 + below
+    figure = Figure(figsize=(8.4, height), dpi=DPI, facecolor="none")
     panels: tuple[Axes, Axes] = figure.subplots(1, 2, sharex=True, sharey=True)
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.14, top=0.92, wspace=0.06)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=below / height, top=1 - 0.3 / height, wspace=0.06)
     for axes, column in zip(panels, (LINEAR, CLS), strict=True):
         _style(axes)
         axes.set_title(f"{column.head}, %", color=WORDS, fontsize=9)
@@ -46,11 +49,13 @@ def plane(chosen: dict[str, list[Found]]) -> Figure:
             _seeds(axes, FD.values(many), column.values(many), name, number)
         axes.set_xlabel("Fréchet distance of reconstructions (better to the right)", color=WORDS, fontsize=8.5)
     left = panels[0]
-    left.margins(x=0.2, y=0.12)
+    left.margins(x=0.08, y=0.12)
     low, high = left.get_ylim()
     middle, half = (low + high) / 2, max(high - low, LEAST) / 2
     left.set_ylim(middle - half, middle + half)
     left.invert_xaxis()
+    look = {"fontsize": 8.5, "labelcolor": WORDS, "frameon": False}
+    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=NAMES, **look)
     return figure
 
 
@@ -58,9 +63,7 @@ def _seeds(axes: Axes, xs: list[float], ys: list[float], name: str, number: int)
     if len(xs) != len(ys) or not xs:
         return
     colour, marker = LINES[number % len(LINES)], "o" if number < len(LINES) else "^"
-    axes.plot(xs, ys, color=colour, linewidth=1.2, marker=marker, markersize=5)
-    beside = (statistics.fmean(xs), statistics.fmean(ys))
-    axes.annotate(name, beside, xytext=(6, 4), textcoords="offset points", color=colour, fontsize=8)
+    axes.plot(xs, ys, color=colour, linewidth=1.2, marker=marker, markersize=6, label=name)
 
 
 def turns(cells: Sequence[Found], found: Sequence[Found]) -> Figure:
