@@ -22,11 +22,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.table2 import charts, knobs, page, pictures
-from benchmarks.table2.cell import NETWORK, RESULTS, SHARED, Cell, fill, read
+from benchmarks.table2 import charts, knobs, page, pictures, table
+from benchmarks.table2.cell import NETWORK, SHARED, Cell, fill, read
 from benchmarks.table2.floors import measure_floors
 from benchmarks.table2.judge import judge
-from benchmarks.table2.table import all_cells
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.files import write_json
 from perceptual_mae.methods import METHODS
@@ -37,8 +36,6 @@ ROWS = tuple(
     for place, architecture in enumerate(method.rows)
     if method.loss_network != "dvae"  # whose published weights cannot be had here; `--rows dvae-p` asks for it
 )
-COST = RESULTS / "cost.json"
-"""What a step of each row costs relative to `mse`, by `benchmarks.step_cost`: for equal time on any machine."""
 
 
 def cells(options: argparse.Namespace) -> Iterator[Cell]:
@@ -64,18 +61,13 @@ def measure_cost(model: str, size: int, network: str) -> Path:
     command = [sys.executable, "-m", "benchmarks.step_cost", *shape, *rows]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     relative = {row: found["relative"] for row, found in told["methods"].items()}
-    write_json(COST, known_costs() | {model: relative})
-    return COST
-
-
-def known_costs() -> dict[str, dict[str, float]]:
-    """What has been timed: by model, then by row."""
-    return json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
+    write_json(table.COST, table.known_costs() | {model: relative})
+    return table.COST
 
 
 def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
     """Epochs in the time that the slowest row takes for the table of equal epochs."""
-    known = known_costs()
+    known = table.known_costs()
     if options.model not in known:
         raise UsageError(f"--equal-time: run `python -m benchmarks.table2_small cost --model {options.model}` first")
     cost = known[options.model]
@@ -89,11 +81,11 @@ def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     if options.what == "floors":
         return [measure_floors(options.data, options.model, options.image_size, options.out, workers, options.network)]
     if options.what == "page":
-        return [page.write(), *charts.draw(all_cells())]
-    table = f"{Path(options.data).name}-{options.model}"
+        return [page.write(), *charts.draw(table.all_cells())]
+    name = f"{Path(options.data).name}-{options.model}"
     if options.what == "judge":
-        return [judge(options.out / table, options.judge, options.cells, workers)]
-    return pictures.draw(options.out / table, options.cells, pictures.IMAGES / table)
+        return [judge(options.out / name, options.judge, options.cells, workers)]
+    return pictures.draw(options.out / name, options.cells, pictures.IMAGES / name)
 
 
 def make_parser() -> argparse.ArgumentParser:

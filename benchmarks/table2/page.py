@@ -9,7 +9,20 @@ from benchmarks.table2 import knobs
 from benchmarks.table2.cell import Cell
 from benchmarks.table2.floors import read_floors
 from benchmarks.table2.judge import read_judged
-from benchmarks.table2.table import BASE, COLUMNS, FD, LINEAR, SHORT, Column, Found, all_cells, apart, measured, paper
+from benchmarks.table2.table import (
+    BASE,
+    COLUMNS,
+    FD,
+    LINEAR,
+    SHORT,
+    Column,
+    Found,
+    all_cells,
+    apart,
+    known_costs,
+    measured,
+    paper,
+)
 from benchmarks.table2.table import rows as rows_of
 from benchmarks.table2.table import turned as turned_of
 
@@ -55,11 +68,15 @@ def rows_table(found: Sequence[Found], data: str, model: str, budget: str) -> li
 
 
 def beside_base(found: Sequence[Found], data: str, model: str, budget: str) -> list[str]:
-    """What each row has over `mse`: points of the linear probe, share of the FD; whether ranges overlap."""
+    """What each row has over `mse`: points of the linear probe, share of the FD; whether ranges overlap; time.
+
+    Time is that of a step where it was measured by itself (`known_costs`), else that of the trainings.
+    """
     chosen = rows_of(found, data, model, budget)
     base = chosen.pop(BASE, [])
     if not base or not chosen:
         return ["No row stands beside `mse` yet."]
+    costs = known_costs().get(model, {})
     lines = [line("method", "linear probe, mean token", "ranges", "FD", "ranges", "time")]
     lines.append(line("---", "---:", "---", "---:", "---", "---:"))
     for name, many in chosen.items():
@@ -70,7 +87,7 @@ def beside_base(found: Sequence[Found], data: str, model: str, budget: str) -> l
                 values += ["–", "–"]
                 continue
             values += [shown(statistics.fmean(these), statistics.fmean(those)), _ranges(these, those)]
-        lines.append(line(f"`{name}`", *values, f"x {seconds(many) / seconds(base):.1f}"))
+        lines.append(line(f"`{name}`", *values, f"x {costs.get(name, seconds(many) / seconds(base)):.1f}"))
     return lines
 
 

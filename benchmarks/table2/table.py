@@ -1,5 +1,6 @@
 """What the cells of a table say: read from their files, several seeds as one row."""
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,8 @@ from perceptual_mae.methods import METHODS, parts_of
 
 Found = dict[str, Any]
 """The content of a cell's file."""
+COST = RESULTS / "cost.json"
+"""What a step of each row costs, by `benchmarks.step_cost` on a quiet machine: for equal time on any machine."""
 BASE = "mse"
 """The row that all others are compared with."""
 
@@ -62,6 +65,12 @@ COLUMNS = (
     FD,
 )
 SHORT = (LINEAR, CLS, KNN, L1, FD)
+
+
+def known_costs() -> dict[str, dict[str, float]]:
+    """What a step costs beside one of `mse`: by model, then by row; empty before it was timed."""
+    found: dict[str, dict[str, float]] = json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
+    return found
 
 
 def all_cells(folder: Path = RESULTS) -> list[Found]:

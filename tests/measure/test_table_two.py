@@ -115,7 +115,7 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 def test_equal_time_is_more_epochs_of_what_costs_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = dict.fromkeys(table2_small.ROWS, 2.0) | {"mse": 1.0, "stylegan2-ada-p": 3.0}
     (tmp_path / "cost.json").write_text(json.dumps({"micro": cost}), encoding="utf-8")
-    monkeypatch.setattr(table2_small, "COST", tmp_path / "cost.json")
+    monkeypatch.setattr(table, "COST", tmp_path / "cost.json")
     options = table2_small.make_parser().parse_args(["rows", "--epochs", "10", "--equal-time"])
     epochs = {cell.method: cell.epochs for cell in table2_small.cells(options)}
     assert (epochs["mse"], epochs["ms-ssim"], epochs["stylegan2-ada-p"]) == (30, 15, 10)
@@ -201,12 +201,15 @@ def test_distances_of_two_networks_stand_side_by_side(results: Path) -> None:
     assert rows == [["`timm-p-15ep-seed1`", "110.0", "0.899"], ["`gone-15ep-seed0`", "–", "0.500"]]
 
 
-def test_rows_stand_beside_mse() -> None:
+def test_rows_stand_beside_mse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "COST", tmp_path / "cost.json")
     _, _, *rows = map(cells_of, page.beside_base(FOUND, "photos", "micro", "epochs"))
     assert rows == [
         ["`ms-ssim`", "+0.0 points", "one seed", "-29 %", "one seed", "x 2.0"],
         ["`timm-p`", "+5.0 points", "apart", "-50 %", "apart", "x 2.0"],
     ]
+    table.COST.write_text(json.dumps({"micro": {"mse": 1.0, "ms-ssim": 1.3}}))
+    assert [cells_of(row)[-1] for row in page.beside_base(FOUND, "photos", "micro", "epochs")[2:]] == ["x 1.3", "x 2.0"]
     assert page.beside_base(FOUND[2:3], "photos", "micro", "epochs") == ["No row stands beside `mse` yet."]
 
 
