@@ -94,7 +94,7 @@ def test_compare_takes_flags_of_training_and_of_evaluation(
     ("arguments", "words"),
     [
         ([], "--data is missing"),
-        (["--data", "photos", "--methods", "mse,msse"], "--method msse"),
+        (["--data", "photos", "--methods", "mse,msse"], "--methods msse"),
         (["--data", "photos", "--methods", "dvae-p"], "needs a network, --loss-networks dvae:"),
         (["--data", "photos", "--method", "mse"], "unknown flag --method; did you mean --methods?"),
         (["--data", "photos", "--seeds", "0"], "--seeds 0: must be at least 1"),

@@ -112,7 +112,7 @@ def few_images(labelled: Path) -> Path:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"methods": ("mse", "msee")}, "--method msee: .*did you mean mse"),
+        ({"methods": ("mse", "msee")}, "--methods msee: .*did you mean mse"),
         ({"methods": ("mse+msg-mae",)}, "--architecture msg-mae"),
         ({"methods": ("mse", "mse")}, "names a method twice"),
         ({"methods": ()}, "--methods: name one"),

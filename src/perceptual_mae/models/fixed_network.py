@@ -103,10 +103,10 @@ class FixedNetwork(nn.Module):
             means: `(L,)` as `measure` gives it, averaged over the processes where there are several.
         """
         means = means.detach().to(self.scale)
-        if int(self.batches) == 0:
-            self.scale = means
-        else:  # in place: a step that is skipped puts buffers back
-            self.scale += (means - self.scale) / (self.batches + 1)
+        if not len(self.scale):
+            self.scale = torch.zeros_like(means)
+        # In place, since a step that is skipped puts buffers back. Of the first batch `lerp` takes exactly the means.
+        self.scale.lerp_(means, (1 / (self.batches + 1)).to(means))
         self.batches += 1
 
     # -- what a module does to its parts -------------------------------------------------------------------------------
