@@ -22,7 +22,7 @@ def remarks(config: PretrainConfig, images: int, steps_per_epoch: int) -> list[s
     every, total = config.losses.perceptual_every, total_steps(config.epochs, steps_per_epoch, config.max_steps)
     if any(term.patient for term in METHODS[config.method].terms) and total <= (every - 1) * steps_per_epoch:
         found.append(
-            f"{config.method} matches features in epochs divisible by {every}, and this run ends before the first of them: "
-            "they never are; --losses.perceptual-every 1 matches them from the beginning."
+            f"{config.method} matches features in epochs divisible by {every}, and this run ends before the first of "
+            "them: they never are; --losses.perceptual-every 1 matches them from the beginning."
         )
     return found
