@@ -163,9 +163,14 @@ def fill(
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The content of a cell's file."""
+    """The content of a file, such as a cell's."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
+
+
+def read_if_there(file: Path) -> dict[str, Any]:
+    """The content of a file beside the cells; empty before it was made."""
+    return read(file) if file.is_file() else {}
 
 
 def differing(settings: PretrainConfig) -> dict[str, Any]:

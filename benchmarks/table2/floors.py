@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.table2.cell import NETWORK, RESULTS
+from benchmarks.table2.cell import NETWORK, RESULTS, read_if_there
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
 from perceptual_mae.measure.evaluation import evaluate
@@ -26,9 +26,7 @@ def floors_file(data: str, model: str) -> Path:
 
 def read_floors(data: str, model: str) -> dict[str, Any]:
     """Floors by their name, each like a cell; none before they were measured."""
-    file = floors_file(data, model)
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    return read_if_there(floors_file(data, model))
 
 
 def measure_floors(data: str, model: str, size: int, folder: Path, workers: int | str, network: str = NETWORK) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.table2.cell import RESULTS
+from benchmarks.table2.cell import RESULTS, read_if_there
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
@@ -37,9 +37,7 @@ def judged_file(table: str) -> Path:
 
 def read_judged(table: str) -> dict[str, Any]:
     """`judge`, a cell, and `distances` by cell; empty before there are any."""
-    file = judged_file(table)
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    return read_if_there(judged_file(table))
 
 
 def judge(runs: Path, judging: str, names: Sequence[str], workers: int | str) -> Path:

@@ -156,15 +156,11 @@ def judged_table(found: Sequence[Found], data: str, model: str) -> list[str]:
     judged = read_judged(f"{data}-{model}")
     if not judged:
         return ["Nothing has been judged yet."]
-    by_name = {_cell_of(one).name: one for one in found}
+    by_name = {Cell(**one["cell"]).name: one for one in found}
     lines = [line("cell", FD.head, f"FD in the encoder of `{judged['judge']}`"), line("---", "---:", "---:")]
     for name, distance in judged["distances"].items():
         lines.append(line(f"`{name}`", FD.spread([by_name[name]] if name in by_name else []), f"{distance:.3f}"))
     return lines
-
-
-def _cell_of(one: Found) -> Cell:
-    return Cell(**one["cell"])
 
 
 def hours(found: Sequence[Found]) -> list[str]:

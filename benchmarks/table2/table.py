@@ -1,6 +1,5 @@
 """What the cells of a table say: read from their files, several seeds as one row."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table2.cell import RESULTS, read
+from benchmarks.table2.cell import RESULTS, read, read_if_there
 from perceptual_mae.methods import METHODS, parts_of
 
 Found = dict[str, Any]
@@ -69,8 +68,7 @@ SHORT = (LINEAR, CLS, KNN, L1, FD)
 
 def known_costs() -> dict[str, dict[str, float]]:
     """What a step costs beside one of `mse`: by model, then by row; empty before it was timed."""
-    found: dict[str, dict[str, float]] = json.loads(COST.read_text(encoding="utf-8")) if COST.is_file() else {}
-    return found
+    return read_if_there(COST)
 
 
 def all_cells(folder: Path = RESULTS) -> list[Found]:
