@@ -71,7 +71,7 @@ class PerceptualPath:
         opponent: Opponent,
         player: Player,
         batch: Sequence[MicroBatch],
-        made: Sequence[Reconstruction | None],
+        made: Sequence[Reconstruction],
         tally: Tally,
     ) -> None:
         """Add to the gradient of the generator's decoder; on every second image, masks and augmentation as they were.
@@ -86,7 +86,6 @@ class PerceptualPath:
             return
         share = torch.stack(shares).min()
         for part, half in zip(batch, made, strict=True):
-            assert half is not None  # its step is due
             with opponent.player.fixed():
                 lengths = self.lengths(opponent, player, half, part)
             penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))

@@ -83,14 +83,14 @@ class TrainingStep:
         Raises:
             NonFinite: a value is not finite. It has changed no weight.
         """
-        opponent, tally = self.opponent, Tally(self.accelerator, len(batch))
-        together = opponent is not None and not opponent.alternating
-        if opponent and not together:
+        opponent, partner, tally = self.opponent, self.partner, Tally(self.accelerator, len(batch))
+        if opponent and not partner:
             self.opponent_first(opponent, batch, tally)
-        made = [self.learn_from(part, clock, tally) for part in self.synchronised_at_last(batch)]
-        if opponent and self.path and clock.step_is_due(self.path.every):
+        halves = [self.learn_from(part, clock, tally) for part in self.synchronised_at_last(batch)]
+        made = [half for half in halves if half is not None]
+        if opponent and self.path and made:
             self.path(opponent, self.generator, batch, made, tally)
-        players: list[Player[Any]] = [self.generator, opponent.player] if opponent and together else [self.generator]
+        players: list[Player[Any]] = [self.generator, partner.player] if partner else [self.generator]
         for player, name in zip(players, ("grad_norm", "grad_norm/discriminator"), strict=False):
             tally.whole(name, player.gradient_norm(self.clip_grad))
         log = tally.means()
@@ -113,10 +113,10 @@ class TrainingStep:
         reconstruction = self.generator.network(part.images, self.mask_ratio, part.noise)
         leaf = reconstruction.cut()
         seen = self.lens.look(leaf, part) if self.lens else None
-        opponent = self.opponent if self.opponent and not self.opponent.alternating else None
-        gradient = self.judge(leaf, part.images, seen, clock, tally, again=opponent is not None)
-        if opponent and seen:
-            opponent.learn(seen, tally)
+        partner = self.partner
+        gradient = self.judge(leaf, part.images, seen, clock, tally, again=partner is not None)
+        if partner and seen:
+            partner.learn(seen, tally)
         torch.autograd.backward(reconstruction.predictions, gradient)
         return reconstruction.constant_half() if self.path and clock.step_is_due(self.path.every) else None
 
@@ -124,6 +124,11 @@ class TrainingStep:
     def opponent(self) -> Opponent | None:
         """The discriminator at play, if the method has one."""
         return self.lens if isinstance(self.lens, Opponent) else None
+
+    @property
+    def partner(self) -> Opponent | None:
+        """The opponent, if it learns from the look that the generator takes, and not before."""
+        return None if self.opponent is None or self.opponent.alternating else self.opponent
 
     @property
     def augments(self) -> bool:
