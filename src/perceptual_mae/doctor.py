@@ -78,8 +78,9 @@ def _package(name: str) -> Finding:
 
 def _extra(extra: str, names: Sequence[str], purpose: str) -> Finding:
     """The packages of an extra, and the line that installs those that are missing."""
-    there = [f"{name} {version}" for name in names if (version := version_of(name))]
-    missing = [name for name in names if version_of(name) is None]
+    versions = {name: version_of(name) for name in names}
+    there = [f"{name} {version}" for name, version in versions.items() if version]
+    missing = [name for name, version in versions.items() if not version]
     found = ", ".join(there + [f"{name} not installed" for name in missing])
     return Finding(f"[{extra}]", f"{found} ({purpose})", f"pip install 'perceptual-mae[{extra}]'" if missing else "")
 
