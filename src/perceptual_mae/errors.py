@@ -57,6 +57,11 @@ class WriteError(PmaeError, OSError):
         return printable(self._line)
 
 
+def system_words(error: OSError) -> str:
+    """What the system says of an error, as the end of a line."""
+    return (error.strerror or str(error)).lower()
+
+
 @contextmanager
 def refused_by_system(what: str) -> Iterator[None]:
     """Whatever the system refuses within becomes one line about `what`; what is one line already passes.
@@ -69,7 +74,7 @@ def refused_by_system(what: str) -> Iterator[None]:
     except PmaeError:
         raise
     except OSError as error:
-        raise PmaeError(f"{what}: {(error.strerror or str(error)).lower()}") from error
+        raise PmaeError(f"{what}: {system_words(error)}") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.errors import PmaeError, WriteError, refused_by_system
+from perceptual_mae.errors import PmaeError, WriteError, refused_by_system, system_words
 
 _log = logging.getLogger(__name__)
 _UMASK = os.umask(0o077)
@@ -143,7 +143,7 @@ def alone(lock: Path, where: str) -> Iterator[None]:
         except OSError as error:
             if locked_by_another(error):
                 raise PmaeError(f"{where}: another process is writing it") from None
-            reason = (error.strerror or str(error)).lower()
+            reason = system_words(error)
             _log.warning("%s: this file system cannot lock files (%s): let no other process write it", where, reason)
         yield
 

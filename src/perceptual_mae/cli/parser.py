@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from perceptual_mae import plain_yaml
-from perceptual_mae.errors import UsageError, nearest, printable
+from perceptual_mae.errors import UsageError, nearest, printable, system_words
 from perceptual_mae.plain_yaml import YamlError
 
 _LONGEST = 100_000
@@ -130,7 +130,7 @@ def _read_config(value: str) -> dict[str, Any]:
     except ValueError:
         raise UsageError(f"--config {value}: no file can have this name") from None
     except OSError as error:
-        raise UsageError(f"--config {value}: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"--config {value}: {system_words(error)}") from None
     except YamlError as error:
         raise UsageError(f"--config {value}: {plain_yaml.reason(error)}") from None
 

@@ -13,7 +13,7 @@ from perceptual_mae.data.coco_masks import area_and_box, far, finite, numbers, o
 from perceptual_mae.data.decode import MAX_PIXELS
 from perceptual_mae.data.folder import printable
 from perceptual_mae.data.types import Skip
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, system_words
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise PmaeError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise PmaeError(f"{path} cannot be read: {system_words(error)}") from None
     except (ValueError, RecursionError) as error:
         raise PmaeError(f"{path} is no JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):

@@ -11,6 +11,7 @@ from perceptual_mae.data.channels import ORDINARY, to_channels
 from perceptual_mae.data.jpeg import decode_jpeg, is_jpeg
 from perceptual_mae.data.pictures import decode_picture
 from perceptual_mae.data.types import BrokenImage
+from perceptual_mae.errors import system_words
 
 MAX_PIXELS = 100_000_000
 """Largest image decoded by default: a small file can claim to be any size, and would take all memory."""
@@ -53,7 +54,7 @@ def read_bytes(path: Path) -> bytes:
                 raise BrokenImage("not a file but a pipe, a device or a folder")
             return file.read()
     except OSError as error:
-        raise BrokenImage((error.strerror or str(error)).lower()) from None
+        raise BrokenImage(system_words(error)) from None
     except ValueError:  # a zero byte, or a character that no encoding has
         raise BrokenImage("a path that no file can have") from None
 

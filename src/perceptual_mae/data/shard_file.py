@@ -18,7 +18,7 @@ from perceptual_mae.data.decode import decode, read_bytes
 from perceptual_mae.data.streaming.tar import find_images
 from perceptual_mae.data.streaming.transfer import md5_of
 from perceptual_mae.data.types import BrokenImage, Item, Skip
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, system_words
 from perceptual_mae.files import write_atomically, write_json
 
 _STARTS = (
@@ -131,7 +131,7 @@ def verify(path: Path, samples: int) -> None:
         with open(path, "rb") as file:
             found = find_images(file.fileno())
     except OSError as error:
-        raise PmaeError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise PmaeError(f"{path}: {system_words(error)}") from None
     if found.problem or len(found) != samples:
         raise PmaeError(
             f"{path} holds {len(found)} images, not {samples} ({found.problem or 'changed since'}): "

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data import BrokenImage, Skip, Source
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, system_words
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.paths import cache_folder
 
@@ -263,5 +263,5 @@ def _said(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = system_words(error)
         raise PmaeError(f"cache of features {cache}: {reason}; make room, or name another folder") from error

@@ -12,7 +12,7 @@ from weakref import WeakSet
 import yaml
 
 from perceptual_mae.credentials import public
-from perceptual_mae.errors import PmaeError, UsageError, printable
+from perceptual_mae.errors import PmaeError, UsageError, printable, system_words
 from perceptual_mae.files import append_text, locked_by_another, write_json, write_text
 from perceptual_mae.settings import differences, to_dict
 from perceptual_mae.training.config import TrainingSettings
@@ -185,7 +185,7 @@ class TrainingFolder(Generic[Config]):
                 "--out %s: this file system cannot lock files (%s): a second run in this folder would not be noticed, "
                 "start none",
                 self.path,
-                (error.strerror or str(error)).lower(),
+                system_words(error),
             )
         self._lock = lock
         _locked.add(self)

@@ -16,7 +16,7 @@ from perceptual_mae.data.streaming.reply import Lost, Refused
 from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.streaming.transfer import Unavailable, read_all
 from perceptual_mae.data.wds import expand_braces
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, system_words
 
 TAR = frozenset({".tar"})
 TABLES = frozenset({".parquet", ".pq"})
@@ -161,7 +161,7 @@ def _contents(index: str, settings: StreamSettings) -> bytes:
     try:
         return Path(index).read_bytes()
     except OSError as error:
-        raise PmaeError(f"{printable(index)} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise PmaeError(f"{printable(index)} cannot be read: {system_words(error)}") from None
 
 
 def _refuse_other(file: str) -> None:

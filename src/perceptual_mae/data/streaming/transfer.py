@@ -14,7 +14,7 @@ from perceptual_mae.data.streaming import anywhere, web
 from perceptual_mae.data.streaming.address import is_http, shown
 from perceptual_mae.data.streaming.reply import Facts, Lost, Refused, Reply
 from perceptual_mae.data.streaming.settings import StreamSettings
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, system_words
 
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
@@ -115,7 +115,7 @@ def download(
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 room()
                 raise Lost("no room left: --loader.cache names the folder, --loader.cache-gib its size") from None
-            raise Refused((error.strerror or str(error)).lower()) from None
+            raise Refused(system_words(error)) from None
         if md5 is not None and md5_of(path) != md5.lower():
             path.unlink()
             raise Lost("damaged on the way: its MD5 is not the one in index.json")

@@ -29,7 +29,7 @@ from perceptual_mae.data.streaming.tables import (
 from perceptual_mae.data.streaming.tar import TarImages, find_images
 from perceptual_mae.data.streaming.transfer import Unavailable, download, facts
 from perceptual_mae.data.types import BrokenImage
-from perceptual_mae.errors import PmaeError
+from perceptual_mae.errors import PmaeError, system_words
 
 LARGEST = 2**30
 """Bytes of an image file that is read into memory."""
@@ -102,7 +102,7 @@ class OpenUnit:
         try:
             data = os.pread(self._held.descriptor, size, int(images.offsets[row]))
         except OSError as error:
-            return BrokenImage((error.strerror or str(error)).lower()), name
+            return BrokenImage(system_words(error)), name
         return (data if len(data) == size else BrokenImage("the shard has been cut short since it was opened")), name
 
 
@@ -228,7 +228,7 @@ def _local_facts(shard: Shard) -> tuple[int, str]:
     try:
         status = os.stat(shard.location)
     except OSError as error:
-        raise PmaeError(f"{shown(shard.location)}: {(error.strerror or str(error)).lower()}") from None
+        raise PmaeError(f"{shown(shard.location)}: {system_words(error)}") from None
     return status.st_size, str(status.st_mtime_ns)
 
 
