@@ -47,10 +47,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(**shape, method=row, epochs=options.epochs, seed=seed, knob=knob)
             continue
         for row in options.rows or ROWS:
-            if options.equal_time:
-                yield Cell(**shape, method=row, epochs=epochs_of_equal_time(row, options), seed=seed, budget="time")
-            else:
-                yield Cell(**shape, method=row, epochs=options.epochs, seed=seed)
+            yield Cell(**shape, method=row, epochs=epochs_of(row, options), seed=seed)
 
 
 def measure_cost(model: str, size: int, network: str) -> Path:
@@ -65,13 +62,14 @@ def measure_cost(model: str, size: int, network: str) -> Path:
     return table.COST
 
 
-def epochs_of_equal_time(row: str, options: argparse.Namespace) -> int:
-    """Epochs in the time that the slowest row takes for the table of equal epochs."""
-    known = table.known_costs()
-    if options.model not in known:
+def epochs_of(row: str, options: argparse.Namespace) -> int:
+    """As many as are asked for; at equal time, as many as take the time that the slowest row takes for these."""
+    if not options.equal_time:
+        return int(options.epochs)
+    epochs = table.equal_time(options.model, options.epochs)
+    if row not in epochs:
         raise UsageError(f"--equal-time: run `python -m benchmarks.table2_small cost --model {options.model}` first")
-    cost = known[options.model]
-    return round(options.epochs * max(cost[other] for other in ROWS) / cost[row])
+    return epochs[row]
 
 
 def written(options: argparse.Namespace, workers: int | str) -> list[Path]:

@@ -47,7 +47,6 @@ class Cell:
         epochs: passes over the images.
         seed: of everything random.
         knob: what differs from the start, such as `discriminator.lr=1e-4`; empty: nothing.
-        budget: why it has so many epochs: `epochs`, the same for all rows, or `time`, as many as fit the same time.
     """
 
     data: str
@@ -57,7 +56,6 @@ class Cell:
     epochs: int = 15
     seed: int = 0
     knob: str = ""
-    budget: str = "epochs"
 
     @property
     def images(self) -> str:
@@ -78,7 +76,7 @@ class Cell:
     @property
     def file(self) -> Path:
         """Where its numbers are kept."""
-        return RESULTS / self.table / ("knobs" if self.knob else self.budget) / f"{self.name}.json"
+        return RESULTS / self.table / ("knobs" if self.knob else "rows") / f"{self.name}.json"
 
     def folder(self, runs: Path) -> Path:
         """Of its comparison, in the folder of all of them: with weights, logs and pictures."""

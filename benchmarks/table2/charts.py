@@ -1,5 +1,6 @@
 """Plots of docs/results.md, from the cells' files."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.table2.page import start_of
 from benchmarks.table2.pictures import IMAGES
-from benchmarks.table2.table import CLS, FD, LINEAR, Column, Found, measured, rows, turned
+from benchmarks.table2.table import BASE, CLS, FD, LINEAR, Column, Found, measured, rows, turned
 from perceptual_mae.report.curves import LINES
 from perceptual_mae.report.figures import WORDS, save
 
@@ -20,13 +21,15 @@ LEAST = 4.0
 
 
 def draw(found: Sequence[Found], drawn: Path = IMAGES) -> list[Path]:
-    """A plot of every table that has cells: `DATA-MODEL-BUDGET.png`, `DATA-MODEL-knobs.png`."""
+    """A plot of every table with several rows: `DATA-MODEL-EPOCHS-BUDGET.png`, `DATA-MODEL-knobs.png`."""
     tables = sorted({(one["cell"]["data"], one["cell"]["model"]) for one in found})
     written = []
     for data, model in tables:
-        for budget in ("epochs", "time"):
-            if chosen := rows(found, data, model, budget):
-                written.append(save(plane(chosen), drawn / f"{data}-{model}-{budget}.png"))
+        lengths = sorted({one["cell"]["epochs"] for one in found})
+        for epochs, budget in itertools.product(lengths, ("epochs", "time")):
+            chosen = rows(found, data, model, epochs, budget)
+            if BASE in chosen and len(chosen) > 1:
+                written.append(save(plane(chosen), drawn / f"{data}-{model}-{epochs}-{budget}.png"))
         if cells := [one for one in turned(found, data, model) if start_of(one, found)]:
             written.append(save(turns(cells, found), drawn / f"{data}-{model}-knobs.png"))
     return written

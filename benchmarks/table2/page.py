@@ -50,34 +50,33 @@ def filled(page: str, found: Sequence[Found]) -> str:
     return re.sub(rf"<!-- ((?:{'|'.join(PARTS)})(?: [^>]*?)?) -->.*?<!-- end -->", part, page, flags=re.DOTALL)
 
 
-def rows_table(found: Sequence[Found], data: str, model: str, budget: str) -> list[str]:
+def rows_table(found: Sequence[Found], data: str, model: str, epochs: str, budget: str) -> list[str]:
     """A row a method: mean over seeds, and half the range of them; floor and ceiling below."""
-    chosen = rows_of(found, data, model, budget)
+    chosen = rows_of(found, data, model, int(epochs), budget)
     if not chosen:
         return ["No cell of this table has been filled yet."]
     shown = [column for column in COLUMNS if any(column.values(many) for many in chosen.values())]
     lines = [line("method", "epochs", "seeds", *(column.head for column in shown), "paper, linear")]
     lines.append(line("---", *["---:"] * (len(shown) + 3)))
     for name, many in chosen.items():
-        epochs = sorted({one["cell"]["epochs"] for one in many})
         values = [column.spread(many) for column in shown]
-        lines.append(line(f"`{name}`", ", ".join(map(str, epochs)), str(len(many)), *values, paper(name)))
+        lines.append(line(f"`{name}`", str(many[0]["cell"]["epochs"]), str(len(many)), *values, paper(name)))
     for name, floor in read_floors(data, model).items():
         lines.append(line(name, "–", "–", *(column.spread([floor]) for column in shown), "–"))
     return lines
 
 
-def beside_base(found: Sequence[Found], data: str, model: str, budget: str) -> list[str]:
-    """What each row has over `mse`: points of the linear probe, share of the FD; whether ranges overlap; time.
+def beside_base(found: Sequence[Found], data: str, model: str, epochs: str, budget: str) -> list[str]:
+    """What each row has over `mse`: points of the linear probe, share of the FD; whether ranges overlap; a step's time.
 
-    Time is that of a step where it was measured by itself (`known_costs`), else that of the trainings.
+    A step's time is that of `known_costs` where it was measured by itself, else that of an epoch in the trainings.
     """
-    chosen = rows_of(found, data, model, budget)
+    chosen = rows_of(found, data, model, int(epochs), budget)
     base = chosen.pop(BASE, [])
     if not base or not chosen:
         return ["No row stands beside `mse` yet."]
     costs = known_costs().get(model, {})
-    lines = [line("method", "linear probe, mean token", "ranges", "FD", "ranges", "time")]
+    lines = [line("method", "linear probe, mean token", "ranges", "FD", "ranges", "time of a step")]
     lines.append(line("---", "---:", "---", "---:", "---", "---:"))
     for name, many in chosen.items():
         values: list[str] = []
@@ -87,7 +86,8 @@ def beside_base(found: Sequence[Found], data: str, model: str, budget: str) -> l
                 values += ["–", "–"]
                 continue
             values += [shown(statistics.fmean(these), statistics.fmean(those)), _ranges(these, those)]
-        lines.append(line(f"`{name}`", *values, f"x {costs.get(name, seconds(many) / seconds(base)):.1f}"))
+        cost = costs.get(name, seconds_of_epoch(many) / seconds_of_epoch(base))
+        lines.append(line(f"`{name}`", *values, f"x {cost:.1f}"))
     return lines
 
 
@@ -179,9 +179,9 @@ def hours(found: Sequence[Found]) -> list[str]:
     return lines if kinds else ["Nothing has been trained yet."]
 
 
-def seconds(many: Sequence[Found]) -> float:
-    """What a row's training took, mean over seeds."""
-    return statistics.fmean(one["machine"]["seconds"] for one in many)
+def seconds_of_epoch(many: Sequence[Found]) -> float:
+    """What an epoch of a row took in its trainings, mean over seeds."""
+    return statistics.fmean(one["machine"]["seconds"] / one["cell"]["epochs"] for one in many)
 
 
 def line(*cells: str) -> str:

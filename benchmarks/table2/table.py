@@ -76,12 +76,27 @@ def all_cells(folder: Path = RESULTS) -> list[Found]:
     return [read(file) for file in sorted(folder.glob("*/*/*.json"))]
 
 
-def rows(found: Iterable[Found], data: str, model: str, budget: str) -> dict[str, list[Found]]:
-    """The cells of a table: by method, in the order of the paper's table; each seed is one."""
+def equal_time(model: str, epochs: int) -> dict[str, int]:
+    """Epochs of each row in the time in which the slowest row has `epochs`; empty before steps were timed."""
+    costs = known_costs().get(model, {})
+    return {row: round(epochs * max(costs.values()) / cost) for row, cost in costs.items()}
+
+
+def rows(found: Iterable[Found], data: str, model: str, epochs: int, budget: str) -> dict[str, list[Found]]:
+    """The cells of a table: by method, in the order of the paper's table; each seed is one.
+
+    Args:
+        found: cells.
+        data, model: of the table.
+        epochs: of every row; at equal time, of the slowest.
+        budget: what rows have the same of: `epochs` or `time`.
+    """
+    asked = equal_time(model, epochs) if budget == "time" else {}
     chosen: dict[str, list[Found]] = defaultdict(list)
     for one in found:
         cell = one["cell"]
-        if (cell["data"], cell["model"], cell["budget"], cell["knob"]) == (data, model, budget, ""):
+        many = asked.get(cell["method"]) if budget == "time" else epochs
+        if (cell["data"], cell["model"], cell["epochs"], cell["knob"]) == (data, model, many, ""):
             chosen[cell["method"]].append(one)
     return {name: chosen[name] for name in sorted(chosen, key=place)}
 

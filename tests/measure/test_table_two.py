@@ -151,7 +151,7 @@ def made(method: str, seed: int = 0, linear: float = 0.25, fd: float = 200.0, kn
     """A cell's file, as short as it can be."""
     cell = {"data": "photos", "model": "micro", "method": method, "size": 64, "epochs": 15, "seed": seed}
     return {
-        "cell": cell | {"knob": knob, "budget": "epochs"},
+        "cell": cell | {"knob": knob},
         "measured": {"linear/mean/top1": linear, "fd-network": fd},
         "machine": {"device": "cpu", "precision": "fp32", "torch": "2", "seconds": 1800.0 * (1 + (method != "mse"))},
     }
@@ -172,7 +172,7 @@ def cells_of(line: str) -> list[str]:
 
 
 def test_seeds_of_a_row_are_their_mean_and_half_their_range(results: Path) -> None:
-    head, _, *rows = map(cells_of, page.rows_table(FOUND, "photos", "micro", "epochs"))
+    head, _, *rows = map(cells_of, page.rows_table(FOUND, "photos", "micro", "15", "epochs"))
     assert head == ["method", "epochs", "seeds", "linear, mean token", "FD", "paper, linear"]
     assert rows == [
         ["`mse`", "15", "2", "26.0 ± 1.0", "210.0 ± 10.0", "67.8"],
@@ -181,11 +181,24 @@ def test_seeds_of_a_row_are_their_mean_and_half_their_range(results: Path) -> No
     ]
 
 
+def test_at_equal_time_what_costs_less_has_more_epochs(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "COST", tmp_path / "cost.json")
+    longer = made("mse", linear=0.29)
+    longer["cell"]["epochs"] = 30
+    found = [*FOUND, longer]
+    assert page.rows_table(found, "photos", "micro", "15", "time") == ["No cell of this table has been filled yet."]
+    table.COST.write_text(json.dumps({"micro": {"mse": 1.0, "ms-ssim": 1.5, "timm-p": 2.0}}), encoding="utf-8")
+    _, _, *rows = map(cells_of, page.rows_table(found, "photos", "micro", "15", "time"))
+    assert [row[:4] for row in rows] == [["`mse`", "30", "1", "29.0"], ["`timm-p`", "15", "2", "31.0 ± 1.0"]]
+
+
 def test_floors_stand_below(results: Path) -> None:
     file = floors.floors_file("photos", "micro")
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"raw pixels": {"measured": {"linear/mean/top1": 0.178}}}), encoding="utf-8")
-    rows = page.rows_table(FOUND, "photos", "micro", "epochs")
+    rows = page.rows_table(FOUND, "photos", "micro", "15", "epochs")
     assert cells_of(rows[-1]) == ["raw pixels", "–", "–", "17.8", "–", "–"]
     assert len(table.all_cells(results)) == 0, "they are no cells"
 
@@ -203,14 +216,15 @@ def test_distances_of_two_networks_stand_side_by_side(results: Path) -> None:
 
 def test_rows_stand_beside_mse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "COST", tmp_path / "cost.json")
-    _, _, *rows = map(cells_of, page.beside_base(FOUND, "photos", "micro", "epochs"))
+    _, _, *rows = map(cells_of, page.beside_base(FOUND, "photos", "micro", "15", "epochs"))
     assert rows == [
         ["`ms-ssim`", "+0.0 points", "one seed", "-29 %", "one seed", "x 2.0"],
         ["`timm-p`", "+5.0 points", "apart", "-50 %", "apart", "x 2.0"],
     ]
     table.COST.write_text(json.dumps({"micro": {"mse": 1.0, "ms-ssim": 1.3}}))
-    assert [cells_of(row)[-1] for row in page.beside_base(FOUND, "photos", "micro", "epochs")[2:]] == ["x 1.3", "x 2.0"]
-    assert page.beside_base(FOUND[2:3], "photos", "micro", "epochs") == ["No row stands beside `mse` yet."]
+    _, _, *rows = map(cells_of, page.beside_base(FOUND, "photos", "micro", "15", "epochs"))
+    assert [row[-1] for row in rows] == ["x 1.3", "x 2.0"]
+    assert page.beside_base(FOUND[2:3], "photos", "micro", "15", "epochs") == ["No row stands beside `mse` yet."]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +252,7 @@ def test_hours_are_added_up() -> None:
 
 def test_parts_of_a_page_are_replaced_and_the_rest_stays() -> None:
     text = "# Title\n<!-- hours -->\nold\n<!-- end -->\nprose <!-- a note -->\n"
-    text += "<!-- beside photos micro epochs --><!-- end -->\n"
+    text += "<!-- beside photos micro 15 epochs --><!-- end -->\n"
     once = page.filled(text, FOUND)
     assert "old" not in once
     assert "prose <!-- a note -->" in once
@@ -253,7 +267,7 @@ def test_the_page_says_what_the_files_say() -> None:
 
 def test_plots_are_drawn_of_every_table(tmp_path: Path) -> None:
     drawn = charts.draw(FOUND, tmp_path)
-    assert [file.name for file in drawn] == ["photos-micro-epochs.png", "photos-micro-knobs.png"]
+    assert [file.name for file in drawn] == ["photos-micro-15-epochs.png", "photos-micro-knobs.png"]
     for file in drawn:
         with Image.open(file) as picture:
             assert min(picture.size) > 100
