@@ -11,10 +11,21 @@ from perceptual_mae.methods import METHODS
 
 PACKAGE = Path(perceptual_mae.__file__).parent
 FLOORS = (
-    {"__init__", "errors", "files", "seeds", "settings", "foreign_pickle", "plain_yaml", "paths", "credentials"},
+    {
+        "__init__",
+        "errors",
+        "files",
+        "seeds",
+        "settings",
+        "foreign_pickle",
+        "plain_yaml",
+        "paths",
+        "credentials",
+        "terminal",
+    },
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretraining", "encoders", "evaluation", "transfer"},
-    {"report", "export", "hub", "observers"},
+    {"report", "export", "observers"},
     {"api", "python_api", "attention_maps", "estimate", "measure", "finetune", "predict", "doctor", "cli", "app"},
 )
 """Modules and packages from the ground up; one imports only from floors below it."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from perceptual_mae import __version__
 from perceptual_mae.evaluation.config import EvaluateConfig
@@ -23,6 +22,7 @@ from perceptual_mae.methods import METHODS, parts_of
 from perceptual_mae.pretraining.config import LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.settings import from_dict, to_dict
+from perceptual_mae.terminal import messages
 from perceptual_mae.transfer.config import ClassificationConfig, FinetuneLogConfig, MixConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
 
@@ -145,7 +145,7 @@ def fill(
         floors=False,
         out=str(out),
     )
-    (row,) = json.loads((compare(config, Console(stderr=True)) / "results.json").read_text(encoding="utf-8"))["rows"]
+    (row,) = json.loads((compare(config, messages()) / "results.json").read_text(encoding="utf-8"))["rows"]
     if row["failed"]:
         found: dict[str, Any] = {"failed": row["failed"]}
     else:
@@ -217,7 +217,7 @@ def tenth_of_labels(run: Path, cell: Cell, folder: Path) -> float:
         mix=mix,
         log=FinetuneLogConfig(evaluate_every=30.0, pictures=0, tensorboard=False),
     )
-    records = FinetuneFolder.read(finetune(config, Console(stderr=True))).records()
+    records = FinetuneFolder.read(finetune(config, messages())).records()
     return float(records[-1]["validation/top1"])
 
 

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.table2.cell import NETWORK, RESULTS, read_if_there
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
 from perceptual_mae.measure.evaluation import evaluate
 from perceptual_mae.report.evaluation import headline
+from perceptual_mae.terminal import messages
 
 ENCODERS = {
     "raw pixels, 16 x 16": "pixels:16",
@@ -54,7 +53,7 @@ def measure_floors(data: str, model: str, size: int, folder: Path, workers: int 
             image_size=size if spec.startswith("random:") else None,
             workers=workers,  # type: ignore[arg-type]
         )
-        results = evaluate(settings, Console(stderr=True)) / "results.json"
+        results = evaluate(settings, messages()) / "results.json"
         found[title] = {"measured": headline(json.loads(results.read_text(encoding="utf-8")))}
         write_json(floors_file(name, model), found)
     return floors_file(name, model)

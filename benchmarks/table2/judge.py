@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.table2.cell import RESULTS, read_if_there
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
 from perceptual_mae.measure.evaluation import evaluate
+from perceptual_mae.terminal import messages
 
 
 def run_of(runs: Path, name: str) -> Path:
@@ -65,7 +64,7 @@ def judge(runs: Path, judging: str, names: Sequence[str], workers: int | str) ->
             out=str(runs / name / f"judged by {judging}"),
             workers=workers,  # type: ignore[arg-type]
         )
-        results = evaluate(settings, Console(stderr=True)) / "results.json"
+        results = evaluate(settings, messages()) / "results.json"
         measured = json.loads(results.read_text(encoding="utf-8"))["parts"]["reconstruction"]["result"]["pasted"]
         distances[name] = round(measured[f"fd-{encoder.name}"], 5)
         write_json(judged_file(runs.name), {"judge": judging, "distances": distances})

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from perceptual_mae import api, attention_maps
 from perceptual_mae.encoders import load_encoder
@@ -22,6 +21,7 @@ from perceptual_mae.report import curves
 from perceptual_mae.report import evaluation as tables
 from perceptual_mae.report.embed import embed
 from perceptual_mae.settings import from_dict, to_dict
+from perceptual_mae.terminal import messages
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def pretrain(config: PretrainConfig | None = None, *, progress: bool = True, **s
         PmaeError: data that cannot be read, a loss that is not finite, an interruption (everything is saved).
     """
     chosen = _configured(PretrainConfig, config, settings)
-    return Run(api.pretrain(chosen, Console(stderr=True) if progress else None))
+    return Run(api.pretrain(chosen, messages() if progress else None))
 
 
 def evaluate(encoder: "Run | Path | str", *, progress: bool = True, **settings: Any) -> Evaluation:
@@ -162,7 +162,7 @@ def evaluate(encoder: "Run | Path | str", *, progress: bool = True, **settings: 
     """
     spec = str(encoder.path if isinstance(encoder, Run) else encoder)
     config = _configured(EvaluateConfig, None, {"encoder": spec, **settings})
-    return Evaluation(evaluation.evaluate(config, Console(stderr=True) if progress else None))
+    return Evaluation(evaluation.evaluate(config, messages() if progress else None))
 
 
 def _configured(kind: Any, given: Any, settings: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from perceptual_mae.estimate.machine import Range, fits, largest, memory
 from perceptual_mae.estimate.measured import Calibration, Images
 from perceptual_mae.estimate.plan import Given, Plan, machine_of, make
 from perceptual_mae.pretraining.config import OptimizerConfig, PretrainConfig
+from perceptual_mae.settings import to_dict
 
 RUN = PretrainConfig(data="", model="micro", image_size=64, patch_size=8, batch_size=512)
 
@@ -195,6 +197,25 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     keys = {figure["key"] for figure in made["figures"]}
     assert {"hours", "images_per_second", "memory", "largest", "read", "cores", "sent", "checkpoint"} <= keys
     assert all(figure["basis"] in {"measured", "counted", "assumed"} for figure in made["figures"])
+
+
+def test_the_flags_of_a_run_are_those_of_its_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = ["--data", "photos", "--val-data", "photos", "--out", str(tmp_path / "run"), "--epochs", "3"]
+    assert main([*SMALL, *run, "--gpu", "h100"]) == 0
+    by_flags = capsys.readouterr().out
+    assert "4,323 files" in by_flags
+
+    config = replace(RUN, data="photos", out="run", image_size=32, epochs=3, batch_size=256)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
+    assert main(["plan", "--config", str(tmp_path / "config.yaml"), "--gpu", "h100"]) == 0
+    assert counted(capsys.readouterr().out) == counted(by_flags)
+    assert not (tmp_path / "run").exists(), "nothing is trained"
+
+
+def counted(said: str) -> list[str]:
+    """The lines of a plan in which nothing is measured, without the space between columns."""
+    lines = (" ".join(line.split()) for line in said.splitlines())
+    return [line for line in lines if " counted " in line or line.startswith("mse")]
 
 
 def test_this_machine_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

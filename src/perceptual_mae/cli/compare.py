@@ -31,10 +31,9 @@ def run(arguments: Sequence[str]) -> None:
     config = CompareConfig(pretrain=from_dict(PretrainConfig, values), evaluate=evaluation, **own)
     config.check()
 
-    from rich.console import Console
-
     from perceptual_mae.measure.comparison import compare
+    from perceptual_mae.terminal import messages, show_path
 
-    console = Console(stderr=True)
+    console = messages()
     folder = compare(config, console, f"pmae compare {shlex.join(arguments)}")
-    console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
+    show_path(console, f"report: {folder / 'report.html'}")

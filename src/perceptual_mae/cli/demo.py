@@ -16,11 +16,10 @@ def run(arguments: Sequence[str]) -> None:
     """Train, and say where to look."""
     settings = make_parser().parse(arguments).as_dict()
 
-    from rich.console import Console
-
     from perceptual_mae.api import demo
+    from perceptual_mae.terminal import messages, show_path
 
-    console = Console(stderr=True)
+    console = messages()
     path = demo(console=console, **settings)
-    console.print(f"\nreport: {path / 'report.html'}", highlight=False, markup=False)
-    console.print(f"before and after: {path / 'figures' / 'before-after.png'}", highlight=False, markup=False)
+    show_path(console, f"\nreport: {path / 'report.html'}")
+    show_path(console, f"before and after: {path / 'figures' / 'before-after.png'}")

@@ -14,13 +14,13 @@ def run(arguments: Sequence[str]) -> None:
     """Examine and print."""
     make_parser().parse(arguments)
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from perceptual_mae.doctor import examine
+    from perceptual_mae.terminal import results
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in examine():
         table.add_row(Text(finding.topic, "bold"), Text(finding.found), Text(finding.advice, "yellow"))
-    Console().print(table)
+    results().print(table)

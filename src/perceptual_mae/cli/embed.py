@@ -40,13 +40,11 @@ def run(arguments: Sequence[str]) -> None:
     if settings.workers != "auto" and settings.workers < 0:
         raise UsageError(f"--workers {settings.workers}: must be auto, 0 or more")
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from perceptual_mae.data import auto_workers
     from perceptual_mae.data.joined import open_splits
     from perceptual_mae.encoders import open_encoder
     from perceptual_mae.evaluation.embed import embed, skipped_list
+    from perceptual_mae.terminal import counting, messages
     from perceptual_mae.training.device import choose_device
     from perceptual_mae.training.memory import keep_freed_memory
 
@@ -61,18 +59,11 @@ def run(arguments: Sequence[str]) -> None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     else:
         keep_freed_memory()
-    console = Console(stderr=True, quiet=rank != 0)
+    console = messages(quiet=rank != 0)
     encoder, matched = open_encoder(settings.encoder, settings.image_size, device)
     console.print(matched, highlight=False, markup=False)
     source = open_splits(settings.data, settings.split, channels=encoder.in_channels)
-    with Progress(
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None)
+    with counting(console) as progress:
         written = embed(
             encoder,
             source,
@@ -83,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
             workers=workers,
             rank=rank,
             world_size=world_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     if written is not None:
         words = f"{written.path}: {written.images:,} vectors of {written.width} numbers"

@@ -20,10 +20,10 @@ def run(arguments: Sequence[str]) -> None:
     config = EvaluateConfig(**parser.instantiate(parser.parse(arguments)).as_dict())
     config.check()
 
-    from rich.console import Console
-
     from perceptual_mae.measure.evaluation import evaluate, table
+    from perceptual_mae.terminal import messages, results, show_path
 
-    folder = evaluate(config, Console(stderr=True))
-    Console().print(table(folder))
-    Console(stderr=True).print(f"everything: {folder / 'results.md'}", highlight=False)
+    console = messages()
+    folder = evaluate(config, console)
+    results().print(table(folder))
+    show_path(console, f"everything: {folder / 'results.md'}")

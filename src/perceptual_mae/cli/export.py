@@ -34,9 +34,8 @@ def run(arguments: Sequence[str]) -> None:
     """Export, and say how what was written compares."""
     settings = make_parser().parse(arguments)
 
-    from rich.console import Console
-
     from perceptual_mae.export import export_encoder
+    from perceptual_mae.terminal import results, show_path
 
     exported = export_encoder(
         settings.encoder,
@@ -48,7 +47,7 @@ def run(arguments: Sequence[str]) -> None:
         private=settings.private,
         pictures=settings.pictures,
     )
-    console = Console(soft_wrap=True)
+    console = results()
     for line in (f"encoder: {exported.matched}", *map(str, exported.checks), *exported.notes):
-        console.print(line, highlight=False, markup=False)
+        show_path(console, line)
     print(exported.address or exported.path)

@@ -48,16 +48,11 @@ def run(arguments: Sequence[str]) -> None:
     config = CONFIGS[task](**values.as_dict())
     config.check()
 
-    from rich.console import Console
-
     from perceptual_mae.finetune import finetune
+    from perceptual_mae.terminal import messages, show_path
 
     adopt_slurm(os.environ)
-    console = Console(stderr=True, quiet=not is_main(os.environ))
+    console = messages(quiet=not is_main(os.environ))
     path = finetune(config, console)
-    console.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
-    console.print(
-        f"model: {path / 'model.safetensors'} (the best by validation; `pmae predict {path} IMAGES`)",
-        highlight=False,
-        markup=False,
-    )
+    show_path(console, f"report: {path / 'report.html'}")
+    show_path(console, f"model: {path / 'model.safetensors'} (the best by validation; `pmae predict {path} IMAGES`)")

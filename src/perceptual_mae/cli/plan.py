@@ -9,13 +9,15 @@ from perceptual_mae.estimate.config import PlanConfig
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.settings import from_dict
 
-SET_HERE = {"data", "out", "val_data", "sharding"}
-"""Settings of the training that the plan has its own of, or does not need."""
+SET_HERE = {"data", "sharding"}
+"""Settings that the plan has its own of. It takes all others, also such as `out`: the flags of a run can be given
+as they are."""
 
 
 def make_parser() -> Parser:
     """The command's flags: those of the plan, and of `pmae pretrain`."""
     parser = Parser("plan", "What a pre-training run will take: time, memory, reading, disk, network. Trains nothing.")
+    parser.add_argument("--config", action="config", help="a YAML file of settings, such as the config.yaml of a run")
     parser.add_class_arguments(PlanConfig, as_group=False, skip={"pretrain"})
     parser.add_class_arguments(PretrainConfig, as_group=False, skip=SET_HERE)
     return parser
@@ -24,18 +26,18 @@ def make_parser() -> Parser:
 def run(arguments: Sequence[str]) -> None:
     """Count, measure, and print the plan."""
     values = make_parser().parse(arguments).as_dict()
+    values.pop("config", None)
     own = {field.name: values.pop(field.name) for field in fields(PlanConfig) if field.name in values}
     config = PlanConfig(pretrain=from_dict(PretrainConfig, {**values, "data": own["data"] or ""}), **own)
     config.check()
 
-    from rich.console import Console
-
     from perceptual_mae.estimate.plan import plan
     from perceptual_mae.estimate.table import show
     from perceptual_mae.files import write_json
+    from perceptual_mae.terminal import messages, results
 
-    with Console(stderr=True).status("") as status:
+    with messages().status("") as status:
         made = plan(config, status.update)
-    show(made, Console())
+    show(made, results())
     if config.json is not None:
         write_json(Path(config.json), made.to_dict())

@@ -28,16 +28,11 @@ def run(arguments: Sequence[str]) -> None:
     """Predict, and say how many images there were and where it is."""
     settings = make_parser().parse(arguments).as_dict()
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from perceptual_mae.predict import predict
+    from perceptual_mae.terminal import counting, messages
 
-    console = Console(stderr=True)
-    columns = BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        done = predict(**settings, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with counting(messages()) as progress:
+        done = predict(**settings, progress=progress)
     words = f"{done.path}: {done.images:,} image{'' if done.images == 1 else 's'}"
     if settings["overlays"]:
         words += f", drawn in {Path(settings['out']) / 'overlays'}"

@@ -24,12 +24,11 @@ def run(arguments: Sequence[str]) -> None:
     config = PretrainConfig(**values.as_dict())
     config.check()
 
-    from rich.console import Console
-
     from perceptual_mae.api import pretrain
+    from perceptual_mae.terminal import messages, show_path
 
     adopt_slurm(os.environ)
-    console = Console(stderr=True, quiet=not is_main(os.environ))
+    console = messages(quiet=not is_main(os.environ))
     path = pretrain(config, console)
-    console.print(f"report: {path / 'report.html'}", highlight=False, markup=False)
-    console.print(f"encoder: {path / 'encoder.safetensors'} (timm names)", highlight=False, markup=False)
+    show_path(console, f"report: {path / 'report.html'}")
+    show_path(console, f"encoder: {path / 'encoder.safetensors'} (timm names)")

@@ -33,35 +33,17 @@ def run(arguments: Sequence[str]) -> None:
     if values.workers != "auto" and values.workers < 0:
         raise UsageError(f"--workers {values.workers}: must be auto, 0 or more")
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from perceptual_mae.data import auto_workers
     from perceptual_mae.data.sharding import ShardSettings, write_shards
+    from perceptual_mae.terminal import counting, messages
 
     names = ("seed", "shard_size", "samples", "check", "channels")
     settings = ShardSettings(**{name: values[name] for name in names})
     # As many as for a GPU: nothing else is to be done meanwhile.
     workers = auto_workers(on_gpu=True) if values.workers == "auto" else values.workers
     out = Path(values.out).expanduser()
-    console = Console(stderr=True)
-    with Progress(
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None)
-        with said_of("DATA"):
-            done = write_shards(
-                values.data,
-                out,
-                settings,
-                values.split,
-                workers,
-                progress=lambda finished, total: bar.update(task, completed=finished, total=total),
-            )
+    with counting(messages()) as progress, said_of("DATA"):
+        done = write_shards(values.data, out, settings, values.split, workers, progress=progress)
     words = f"{out}: {done.images:,} images in {done.shards:,} shards"
     if done.made < done.shards:
         words += f" ({done.shards - done.made:,} of them there already)"
