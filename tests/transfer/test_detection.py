@@ -320,6 +320,8 @@ def test_validation_images_of_another_folder(tmp_path: Path) -> None:
     other = write(tmp_path / "c", ids=(3, 12, 90))
     with pytest.raises(UsageError, match=r"--val-data .*: the categories of the validation images are not those"):
         open_detection(settings(first, val_data=str(other)))
+    with pytest.raises(UsageError, match=r"^--val-data /nowhere: there is no such file or folder"):
+        open_detection(settings(first, val_data="/nowhere"))
 
 
 @pytest.mark.parametrize(("method", "architecture", "pyramid"), ROWS)

@@ -192,6 +192,11 @@ def test_no_mask_can_be_used(root: Path) -> None:
         opened(root)
 
 
+def test_validation_data_that_is_not_there_is_named_by_its_flag(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--val-data /nowhere: there is no such folder"):
+        opened(root, val_data="/nowhere")
+
+
 def test_nothing_to_measure_on(root: Path) -> None:
     (root / "images/validation").rename(root / "images/other")
     with pytest.raises(UsageError, match=r"there is no images/validation to measure on: .* --val-data"):

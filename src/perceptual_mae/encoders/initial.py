@@ -7,7 +7,7 @@ from torch import Tensor
 
 from perceptual_mae import weight_files
 from perceptual_mae.encoders.open import open_encoder
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.models.weights import unwrap
@@ -37,11 +37,8 @@ def start_from(model: MaskedAutoencoder, spec: str, own_pixels: bool = False) ->
         UsageError: no such encoder, or one of other sizes; the message names the settings that fit.
         PmaeError: weights that cannot be read or had.
     """
-    try:
+    with said_of("--init", usual="ENCODER"):
         encoder, matched = open_encoder(spec, model.image_size)
-    except PmaeError as error:
-        words = str(error).partition(f"ENCODER {spec}: ")[2] or str(error)
-        raise type(error)(f"--init {spec}: {words}") from error
     _check(model, encoder, spec)
     given, decoder = encoder.network.state_dict(), _decoder_of(spec, model)
     model.load_state_dict({name: given[name] for name in model.encoder_state_dict()} | decoder, strict=False)

@@ -17,7 +17,7 @@ from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.encoders.skips import has_skips
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, said_of
 from perceptual_mae.models.detector import Detector, Pyramid
 from perceptual_mae.models.task_network import Prediction, TaskNetwork
 from perceptual_mae.seeds import Stream, permutation
@@ -178,10 +178,13 @@ def _open_images(config: DetectionConfig, channels: int) -> tuple[CocoSource, Co
     train = open_coco(config.data, "train", **limits)
     if train is None:
         raise UsageError(f"--data {config.data}: there are no training images")
-    flag, where = ("--data", config.data) if config.val_data is None else ("--val-data", config.val_data)
-    validation = open_coco(where, "validation", **limits)
-    if validation is None and config.val_data is not None:
-        validation = open_coco(where, "train", **limits)
+    if config.val_data is None:
+        validation = open_coco(config.data, "validation", **limits)
+    else:
+        with said_of("--val-data"):
+            validation = open_coco(config.val_data, "validation", **limits)
+            if validation is None:
+                validation = open_coco(config.val_data, "train", **limits)
     if validation is None:
         if len(train) < 2:
             raise UsageError(f"--data {config.data}: there is one image only, and none to validate on: give --val-data")
@@ -190,9 +193,8 @@ def _open_images(config: DetectionConfig, channels: int) -> tuple[CocoSource, Co
         train, validation = train.subset(np.sort(shuffled[count:])), train.subset(np.sort(shuffled[:count]))
         notes.append(f"there is no validation split: {HELD_OUT:.0%} of the images are held out")
     if (validation.category_ids, validation.classes) != (train.category_ids, train.classes):
-        raise UsageError(
-            f"{flag} {where}: the categories of the validation images are not those of the training images"
-        )
+        where = f"--data {config.data}" if config.val_data is None else f"--val-data {config.val_data}"
+        raise UsageError(f"{where}: the categories of the validation images are not those of the training images")
     for images in (train, validation):
         if images.problems:
             first = images.problems[0]

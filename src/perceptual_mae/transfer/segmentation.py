@@ -15,7 +15,7 @@ from perceptual_mae.data.ade import IGNORED, AdeSource, open_ade
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, said_of
 from perceptual_mae.models.task_network import TaskNetwork
 from perceptual_mae.transfer.config import SegmentationConfig
 
@@ -164,9 +164,13 @@ def open_masks(config: SegmentationConfig, channels: int) -> tuple[AdeSource, Ad
     train = open_ade(config.data, "train", channels=channels, max_pixels=limit)
     assert train is not None  # only validation images may be missing
     opened = partial(open_ade, classes=train.classes, channels=channels, max_pixels=limit)
-    validation = opened(config.data if config.val_data is None else config.val_data, "validation")
-    if validation is None and config.val_data is not None:
-        validation = opened(config.val_data, "train")
+    if config.val_data is None:
+        validation = opened(config.data, "validation")
+    else:
+        with said_of("--val-data"):
+            validation = opened(config.val_data, "validation")
+            if validation is None:
+                validation = opened(config.val_data, "train")
     if validation is None:
         advice = "move some images and masks there, or name other data with --val-data"
         raise UsageError(f"--data {config.data}: there is no images/validation to measure on: {advice}")
