@@ -14,16 +14,20 @@ folder that all of them have in common.
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from perceptual_mae import __version__
-from perceptual_mae.data import MAX_PIXELS, BrokenImage, Skip, decode
+from perceptual_mae.data import MAX_PIXELS, BrokenImage, Skip, auto_workers, decode
 from perceptual_mae.data.folder import printable
 from perceptual_mae.data.named import NamedImage, named_images, output_names
 from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
@@ -35,6 +39,9 @@ from perceptual_mae.training.device import choose_device
 from perceptual_mae.training.memory import is_out_of_memory
 from perceptual_mae.transfer.saved import load_finetuned
 from perceptual_mae.transfer.task import Learnt
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MARK = "predict.json"
 """The file that tells a folder of predictions from any other."""
@@ -130,6 +137,7 @@ class _Job:
     def __post_init__(self) -> None:
         self.skipped: list[Skip] = []
         self.count = 0
+        self.threads = min(self.batch_size, auto_workers(on_gpu=True))
 
     def write(self) -> Predicted:
         """All files. Raises PmaeError if no image could be read."""
@@ -141,7 +149,9 @@ class _Job:
             if (self.out / name).is_dir():
                 shutil.rmtree(self.out / name)
         writers = {"classification": _write_classes, "detection": _write_objects, "segmentation": _write_masks}
-        path = writers[learnt.task](self.out, learnt, self._drawn())
+        # Reading, drawing and writing need no interpreter, and take longer than a GPU needs to predict.
+        with ThreadPoolExecutor(self.threads) as threads:
+            path = writers[learnt.task](self.out, learnt, self._drawn(threads))
         if self.skipped:
             lines = (f"{printable(skip.name)}\t{skip.reason}\n" for skip in self.skipped)
             write_text(self.out / "skipped.txt", "".join(lines))
@@ -158,36 +168,39 @@ class _Job:
         numbers = {"images": self.count, "skipped": len(self.skipped), "state": state}
         write_json(self.out / MARK, facts | numbers)
 
-    def _drawn(self) -> Iterator[_Said]:
+    def _drawn(self, threads: ThreadPoolExecutor) -> Iterator[_Said]:
         """What is said of each image, drawn on the way."""
-        for said in self._said():
-            if self.overlays:
-                image, prediction = _for_screens(said.image, likely(said.prediction, self.score), self.learnt.task)
-                picture = overlay(image, prediction, self.learnt.classes, self.score)
-                _write_png(self.out / "overlays" / said.output, picture)
-            yield said
+        said = self._said(threads)
+        return _made_early(threads, self._draw, said, self.threads) if self.overlays else said
 
-    def _said(self) -> Iterator[_Said]:
+    def _draw(self, said: _Said) -> _Said:
+        image, prediction = _for_screens(said.image, likely(said.prediction, self.score), self.learnt.task)
+        picture = overlay(image, prediction, self.learnt.classes, self.score)
+        _write_png(self.out / "overlays" / said.output, picture)
+        return said
+
+    def _said(self, threads: ThreadPoolExecutor) -> Iterator[_Said]:
         """What the network says of each image that can be read, in their order."""
-        outputs = output_names([one.name for one in self.found])
-        for start in range(0, len(self.found), self.batch_size):
-            stop = min(start + self.batch_size, len(self.found))
-            read = [
-                (place, image) for place in range(start, stop) if (image := self._read(self.found[place])) is not None
-            ]
-            predictions = self._predict([image for _, image in read]) if read else []
-            for (place, image), prediction in zip(read, predictions, strict=True):
-                self.count += 1
-                yield _Said(self.found[place].name, outputs[place], image, prediction)
+        done, outputs = 0, output_names([one.name for one in self.found])
+        read = zip(self.found, outputs, _made_early(threads, self._read, self.found, self.threads), strict=True)
+        while together := list(islice(read, self.batch_size)):
+            images = [image for _, _, image in together if isinstance(image, Tensor)]
+            predictions = iter(self._predict(images) if images else [])
+            for one, output, image in together:
+                if isinstance(image, Tensor):
+                    self.count += 1
+                    yield _Said(one.name, output, image, next(predictions))
+                else:
+                    self.skipped.append(image)
+            done += len(together)
             if self.progress is not None:
-                self.progress(stop, len(self.found))
+                self.progress(done, len(self.found))
 
-    def _read(self, one: NamedImage) -> Tensor | None:
+    def _read(self, one: NamedImage) -> Tensor | Skip:
         try:
             return decode(one.path, self.channels, MAX_PIXELS)
         except BrokenImage as broken:
-            self.skipped.append(Skip(one.name, str(broken)))
-            return None
+            return Skip(one.name, str(broken))
 
     def _predict(self, images: list[Tensor]) -> list[Prediction]:
         try:
@@ -197,6 +210,17 @@ class _Job:
             if is_out_of_memory(error):
                 raise PmaeError("the memory is full: a smaller --batch-size needs less") from None
             raise
+
+
+def _made_early(threads: ThreadPoolExecutor, make: Callable[[T], R], items: Iterable[T], early: int) -> Iterator[R]:
+    """What `make` makes of each item, in their order, by threads; at most `early` of them before they are asked for."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(threads.submit(make, item))
+        if len(waiting) > early:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 # -- a writer for each task -------------------------------------------------------------------------------------------

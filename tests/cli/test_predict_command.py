@@ -313,3 +313,30 @@ def test_a_disk_that_refuses_is_one_line(model: Path, pictures: Path, tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(PmaeError, match="not a directory"):
         predict(model, [pictures], tmp_path / "file" / "out")
+
+
+def test_images_are_read_early_but_few(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next images are read while a batch is predicted; all at once would not fit into memory."""
+    (tmp_path / "many").mkdir()
+    for number in range(40):
+        shade = Image.fromarray(np.full((32, 32, 3), 6 * number, np.uint8))
+        shade.save(tmp_path / "many" / f"{number:02}.png")
+    monkeypatch.setattr(predict_module, "auto_workers", lambda on_gpu: 3)
+    read, most = [0], [0]
+
+    def count(path: Path, *limits: int) -> Tensor:
+        read[0] += 1
+        return decode(path, *limits)
+
+    def progress(done: int, total: int) -> None:
+        most[0] = max(most[0], read[0] - done)
+
+    monkeypatch.setattr(predict_module, "decode", count)
+    results = [tmp_path / "one", tmp_path / "several"]
+    predict(model, [tmp_path / "many"], results[0], batch_size=4, progress=progress)
+    assert 1 <= most[0] <= 4
+    monkeypatch.setattr(predict_module, "auto_workers", lambda on_gpu: 1)
+    predict(model, [tmp_path / "many"], results[1], batch_size=4)
+    first, second = ((out / "predictions.csv").read_text() for out in results)
+    assert first == second
+    assert [row.split(",")[0] for row in first.splitlines()[1:]] == [f"{number:02}.png" for number in range(40)]
