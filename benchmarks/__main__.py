@@ -13,6 +13,7 @@ SCRIPTS = (
     ("benchmarks.decode",),
     ("benchmarks.probe",),
     ("benchmarks.embed_rate",),
+    ("benchmarks.predict_rate",),
     ("benchmarks.stream",),
     ("benchmarks.coins",),
     ("benchmarks.app",),
