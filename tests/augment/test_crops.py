@@ -13,16 +13,14 @@ from perceptual_mae.augment.crops import (
     crop_box,
     crop_resize,
     draw_crops,
+    random_crop,
 )
 from perceptual_mae.errors import UsageError
 
 
 def boxes(count, image_size, config=None, size=(64, 64), seed=0):
     draws = draw_crops(count, torch.Generator().manual_seed(seed), config or CropConfig(), size)
-    rows = zip(draws.heights.tolist(), draws.widths.tolist(), draws.positions.tolist(), strict=True)
-    return np.array(
-        [crop_box(image_size, heights, widths, position, draws.ratio) for heights, widths, position in rows]
-    )
+    return np.array([crop_box(image_size, draw) for draw in draws])
 
 
 @pytest.mark.parametrize("image_size", [(375, 500), (64, 64), (300, 40), (31, 600)])
@@ -54,18 +52,29 @@ def test_wide_outputs_take_wide_crops():
     assert aspect.max() < 3 * 1.35
 
 
-def test_draws_do_not_depend_on_the_pieces():
-    config = CropConfig()
-    whole = draw_crops(12, torch.Generator().manual_seed(3), config, (8, 8))
-    again = draw_crops(12, torch.Generator().manual_seed(3), config, (8, 8)).part(5, 9)
-    assert torch.equal(whole.heights[5:9], again.heights)
-    assert torch.equal(whole.flips[5:9], again.flips)
+def test_the_same_generator_draws_the_same():
+    first, again, other = (
+        draw_crops(12, torch.Generator().manual_seed(seed), CropConfig(), (8, 8)) for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_crop_is_its_box_resized_and_perhaps_mirrored(flip):
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    for draw in draw_crops(5, torch.Generator().manual_seed(1), CropConfig(flip=flip), (16, 24)):
+        found = v2.functional.resized_crop(
+            image, *crop_box((50, 70), draw), [16, 24], v2.InterpolationMode.BICUBIC, antialias=True
+        )
+        expected = v2.functional.horizontal_flip(found) if flip else found
+        assert (random_crop(image, draw, (16, 24)).int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.3, 1.0])
 def test_flips(flip):
-    flips = draw_crops(4000, torch.Generator().manual_seed(0), CropConfig(flip=flip), (8, 8)).flips
-    assert abs(flips.double().mean() - flip) < 0.03
+    draws = draw_crops(4000, torch.Generator().manual_seed(0), CropConfig(flip=flip), (8, 8))
+    assert abs(np.mean([draw.flip for draw in draws]) - flip) < 0.03
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

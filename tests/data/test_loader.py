@@ -116,10 +116,9 @@ def test_batches_are_the_plans_images_in_the_drawn_crops():
         draws = draw_crops(4, torch.Generator().manual_seed(mixed(7, Stream.CROPS, step)), config, (16, 24))
         for place, index in enumerate(plan.indices(step).tolist()):
             image = decode(source.data[index])
-            row = [draws.heights[place].tolist(), draws.widths[place].tolist(), draws.positions[place].tolist()]
-            expected = crop_resize(image, crop_box(tuple(image.shape[1:]), *row, draws.ratio), (16, 24))
-            expected = expected.flip(-1) if draws.flips[place] else expected
-            flipped += int(draws.flips[place])
+            expected = crop_resize(image, crop_box(tuple(image.shape[1:]), draws[place]), (16, 24))
+            expected = expected.flip(-1) if draws[place].flip else expected
+            flipped += int(draws[place].flip)
             assert torch.equal(batch.images[place], expected)
     assert 0 < flipped < 16
 

@@ -168,11 +168,9 @@ def test_views_are_the_drawn_crops(encoder: Encoder, source: Listed) -> None:
     images = []
     for index in source.readable:
         image = decode(source.data[index])
-        draws = draw_crops(3, generator(5, Stream.VIEWS, index), PROBE_CROPS, (16, 16))
-        for view in range(3):
-            row = [values[view].tolist() for values in (draws.heights, draws.widths, draws.positions)]
-            cut = crop_resize(image, crop_box(tuple(image.shape[1:]), *row, draws.ratio), (16, 16))
-            images.append(cut.flip(-1) if draws.flips[view] else cut)
+        for draw in draw_crops(3, generator(5, Stream.VIEWS, index), PROBE_CROPS, (16, 16)):
+            cut = crop_resize(image, crop_box(tuple(image.shape[1:]), draw), (16, 16))
+            images.append(cut.flip(-1) if draw.flip else cut)
     within_float16(features.vectors, plainly(encoder, images))
     assert features.vectors.shape == (63, 48)
     assert features.labels.tolist() == [index % 3 for index in source.readable for _ in range(3)]

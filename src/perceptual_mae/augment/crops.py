@@ -2,12 +2,13 @@
 
 `draw_crops` draws for a whole batch at once and before any image is open, so the random stream never depends on what
 the images turn out to be: not on their sizes, not on which of them were broken, not on how a batch is cut into pieces.
-`crop_box` then fits an image's numbers to its size, and `crop_resize` cuts first and resizes only what was cut.
+`random_crop` then fits an image's numbers to its size; it cuts first and resizes only what was cut.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,31 +23,27 @@ TRIES = 10
 """How often torchvision tries for a box that fits into the image before it falls back on a central one."""
 
 
-@dataclass(frozen=True)
-class CropDraws:
-    """The random numbers of a batch's crops.
+class CropDraw(NamedTuple):
+    """The random numbers of one image's crop.
+
+    Plain floats: they are many times faster here than one-element tensors, and are used once per image.
 
     Attributes:
-        heights: `(B, TRIES)` float64, the tries' heights over the square root of the image's area.
-        widths: `(B, TRIES)` float64, their widths, likewise.
-        positions: `(B, 2)` float64 in [0, 1): where the box lies between top and bottom, left and right.
-        flips: `(B,)` bool.
+        heights: `TRIES` tries' heights over the square root of the image's area.
+        widths: their widths, likewise.
+        position: in [0, 1): where the box lies between top and bottom, left and right.
+        flip: whether the crop is mirrored.
         ratio: least and greatest width over height, in pixels.
     """
 
-    heights: Tensor
-    widths: Tensor
-    positions: Tensor
-    flips: Tensor
+    heights: Sequence[float]
+    widths: Sequence[float]
+    position: Sequence[float]
+    flip: bool
     ratio: tuple[float, float]
 
-    def part(self, start: int, stop: int) -> "CropDraws":
-        """The draws of the images `start..stop` of the batch."""
-        cut = slice(start, stop)
-        return CropDraws(self.heights[cut], self.widths[cut], self.positions[cut], self.flips[cut], self.ratio)
 
-
-def draw_crops(count: int, generator: torch.Generator, config: CropConfig, size: tuple[int, int]) -> CropDraws:
+def draw_crops(count: int, generator: torch.Generator, config: CropConfig, size: tuple[int, int]) -> list[CropDraw]:
     """Draw the crops of `count` images: area uniform in `scale`, aspect log-uniform in `ratio` times the output's.
 
     `size` is the output's (height, width) in pixels. The same generator state gives the same draws, always.
@@ -56,37 +53,30 @@ def draw_crops(count: int, generator: torch.Generator, config: CropConfig, size:
     aspect = size[1] / size[0]
     low, high = math.log(config.ratio[0] * aspect), math.log(config.ratio[1] * aspect)
     ratio = torch.exp(low + (high - low) * uniform[:, TRIES : 2 * TRIES])
-    return CropDraws(
-        heights=(area / ratio).sqrt(),
-        widths=(area * ratio).sqrt(),
-        positions=uniform[:, 2 * TRIES : 2 * TRIES + 2],
-        flips=uniform[:, -1] < config.flip,
-        ratio=(math.exp(low), math.exp(high)),
-    )
+    heights, widths = (area / ratio).sqrt().tolist(), (area * ratio).sqrt().tolist()
+    positions, flips = uniform[:, 2 * TRIES : 2 * TRIES + 2].tolist(), (uniform[:, -1] < config.flip).tolist()
+    limits = itertools.repeat((math.exp(low), math.exp(high)), count)
+    return list(map(CropDraw, heights, widths, positions, flips, limits))
 
 
-def crop_box(
-    image_size: tuple[int, int],
-    heights: Sequence[float],
-    widths: Sequence[float],
-    position: Sequence[float],
-    ratio: tuple[float, float],
-) -> Box:
-    """The box of one image of `image_size` (height, width): the first try that fits, else the largest central one.
+def random_crop(image: Tensor, draw: CropDraw, size: tuple[int, int]) -> Tensor:
+    """The crop of `image: (C, H, W)` uint8 that was drawn: `(C, *size)` uint8."""
+    cut = crop_resize(image, crop_box((image.shape[1], image.shape[2]), draw), size)
+    return cut.flip(-1) if draw.flip else cut
 
-    The other arguments are one image's row of `CropDraws`, as lists: plain floats are many times faster here than
-    one-element tensors, and this runs once per image.
-    """
+
+def crop_box(image_size: tuple[int, int], draw: CropDraw) -> Box:
+    """The box of one image of `image_size` (height, width): the first try that fits, else the largest central one."""
     height, width = image_size
     root = math.sqrt(height * width)
-    for one_height, one_width in zip(heights, widths, strict=True):
+    for one_height, one_width in zip(draw.heights, draw.widths, strict=True):
         h, w = round(one_height * root), round(one_width * root)
         if 0 < h <= height and 0 < w <= width:
-            return int(position[0] * (height - h + 1)), int(position[1] * (width - w + 1)), h, w
-    if width / height < ratio[0]:
-        h, w = max(1, round(width / ratio[0])), width
-    elif width / height > ratio[1]:
-        h, w = height, max(1, round(height * ratio[1]))
+            return int(draw.position[0] * (height - h + 1)), int(draw.position[1] * (width - w + 1)), h, w
+    if width / height < draw.ratio[0]:
+        h, w = max(1, round(width / draw.ratio[0])), width
+    elif width / height > draw.ratio[1]:
+        h, w = height, max(1, round(height * draw.ratio[1]))
     else:
         h, w = height, width
     return (height - h) // 2, (width - w) // 2, h, w

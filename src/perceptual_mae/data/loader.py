@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw_crops
+from perceptual_mae.augment.crops import CropConfig, draw_crops, random_crop
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.plan import SamplePlan
 from perceptual_mae.data.stream import BatchStream
@@ -98,9 +98,7 @@ class TrainBatches:
             self.source.expect(self.plan.units_at(step, range(first.start, last.stop)))
         stream = generator(self.plan.seed, Stream.CROPS, step)
         # For the whole batch, then cut: the crops do not depend on the number of pieces.
-        draws = draw_crops(len(indices), stream, self.crop, self.size).part(places.start, places.stop)
-        heights, widths = draws.heights.tolist(), draws.widths.tolist()
-        positions, flips = draws.positions.tolist(), draws.flips.tolist()
+        draws = draw_crops(len(indices), stream, self.crop, self.size)[places.start : places.stop]
 
         images = torch.empty(len(places), self.channels, *self.size, dtype=torch.uint8)
         labels: list[int] = []
@@ -108,9 +106,7 @@ class TrainBatches:
         skipped: list[Skip] = []
         for at, index in enumerate(indices[places.start : places.stop].tolist()):
             image, item = self._read(index, step, places[at], skipped)
-            box = crop_box((image.shape[1], image.shape[2]), heights[at], widths[at], positions[at], draws.ratio)
-            cut = crop_resize(image, box, self.size)
-            images[at] = cut.flip(-1) if flips[at] else cut
+            images[at] = random_crop(image, draws[at], self.size)
             labels.append(item.label)
             names.append(item.name)
         return Batch(images, torch.tensor(labels), names, skipped)

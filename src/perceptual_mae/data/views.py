@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceptual_mae.augment.crops import CropConfig, center_crop_resize, crop_box, crop_resize, draw_crops
+from perceptual_mae.augment.crops import CropConfig, center_crop_resize, draw_crops, random_crop
 from perceptual_mae.data.choice import seeded_order
 from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.stream import BatchStream
@@ -92,13 +92,7 @@ class RandomViews:
     def of(self, image: Tensor, index: int, size: tuple[int, int]) -> list[Tensor]:
         """The crops of `image: (C, H, W)` uint8, which is number `index` of its source: `count` times `(C, *size)`."""
         draws = draw_crops(self.count, generator(self.seed, Stream.VIEWS, index), self.crop, size)
-        numbers = (draws.heights.tolist(), draws.widths.tolist(), draws.positions.tolist(), draws.flips.tolist())
-        views = []
-        for heights, widths, position, flip in zip(*numbers, strict=True):
-            box = crop_box((image.shape[1], image.shape[2]), heights, widths, position, draws.ratio)
-            view = crop_resize(image, box, size)
-            views.append(view.flip(-1) if flip else view)
-        return views
+        return [random_crop(image, draw, size) for draw in draws]
 
 
 def view_batches(

@@ -15,7 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from perceptual_mae.augment.crops import CropConfig, crop_box, crop_resize, draw_crops
+from perceptual_mae.augment.crops import CropConfig, draw_crops, random_crop
 from perceptual_mae.data import (
     Source,
     auto_workers,
@@ -85,11 +85,8 @@ class CropAndAugment:
 
     def __call__(self, sample: Sample) -> Sample:
         """Draws from PyTorch's, NumPy's and Python's generators."""
-        image = sample.image
-        draws = draw_crops(1, torch.default_generator, self.crop, self.size)
-        numbers = (draws.heights[0].tolist(), draws.widths[0].tolist(), draws.positions[0].tolist())
-        image = crop_resize(image, crop_box((image.shape[1], image.shape[2]), *numbers, draws.ratio), self.size)
-        image = image.flip(-1) if draws.flips[0] else image
+        (draw,) = draw_crops(1, torch.default_generator, self.crop, self.size)
+        image = random_crop(sample.image, draw, self.size)
         if self.policy is not None:
             hints = {
                 "translate_const": int(0.45 * min(self.size)),
