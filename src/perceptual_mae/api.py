@@ -20,6 +20,7 @@ from perceptual_mae.data import (
     fixed_images,
     open_source,
     open_validation_or_all,
+    to_float,
 )
 from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import UsageError, said_of
@@ -33,7 +34,7 @@ from perceptual_mae.pretraining.build import build_model, trained_model
 from perceptual_mae.pretraining.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.pretraining.loop import Trainer
-from perceptual_mae.pretraining.remarks import remarks
+from perceptual_mae.pretraining.remarks import remark_on_brightness, remarks
 from perceptual_mae.report.figures import before_after_grid, reconstruction_grid, save
 from perceptual_mae.report.finetuned import write_finetuned_report
 from perceptual_mae.report.html import write_report
@@ -78,6 +79,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
             source = without_credentials(config.data)
             what = f"{config.model} / {config.method} on {len(train):,} images of {source} -> {run.path}"
             told = remarks(config, len(train), trainer.plan.steps_per_epoch)
+            told += remark_on_brightness(float(to_float(pictured).mean())) if len(pictured) else []
             console.print("\n".join(filter(None, (what, said, *told))), highlight=False, markup=False)
         model = trainer.whole_model()
         if model is not None:

@@ -88,7 +88,7 @@ def _extra(extra: str, names: Sequence[str], purpose: str) -> Finding:
 def _devices() -> list[Finding]:
     import torch
 
-    from perceptual_mae.training.device import find_compiler
+    from perceptual_mae.training.device import find_compiler, has_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     findings = [
@@ -97,7 +97,7 @@ def _devices() -> list[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
-            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+            bf16 = "bf16" if has_bf16("cuda") else "no bf16"
             findings.append(Finding(f"GPU {index}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB, {bf16}"))
     elif torch.version.cuda:
         findings.append(Finding("GPU", "none found", "with an NVIDIA card, check that `nvidia-smi` works"))

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from perceptual_mae.api import pretrain
+from perceptual_mae.data.arrays import to_uint8
 from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
 from perceptual_mae.pretraining.loss_config import LossesConfig
-from perceptual_mae.pretraining.remarks import remarks
+from perceptual_mae.pretraining.remarks import remark_on_brightness, remarks
 
 
 def test_nothing_is_said_of_most_runs() -> None:
@@ -34,6 +36,13 @@ def test_features_that_are_never_matched(settings: dict[str, Any], epochs: int, 
     found = remarks(config, 2560, 10)
     assert bool(found) is said
     assert not said or "--losses.perceptual-every 1" in found[0]
+
+
+def test_images_that_are_nearly_black() -> None:
+    """As 12-bit values are of which the upper 8 of 16 bits are kept."""
+    photograph = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (64, 1))
+    assert "0 .. 65535" in remark_on_brightness(to_uint8(photograph // 2).mean() / 255)[0]
+    assert remark_on_brightness(to_uint8(photograph * 16).mean() / 255) == []
 
 
 def test_a_run_with_few_images_says_so(

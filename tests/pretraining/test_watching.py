@@ -63,11 +63,11 @@ def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--device cuda: PyTorch finds no GPU here"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert [choose_device(asked) for asked in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
     assert [choose_precision(asked, "cuda") for asked in ("auto", "fp32", "bf16")] == ["bf16", "fp32", "bf16"]
     assert choose_precision("auto", "cpu") == "fp32"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert choose_precision("auto", "cuda") == "fp32"
     with pytest.raises(UsageError, match="--precision bf16: this GPU does not have it"):
         choose_precision("bf16", "cuda")

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.data.labelled import Sample
+from perceptual_mae.data.sharding import ShardSettings, write_shards
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.finetune import finetune
 from perceptual_mae.models.classifier import Classifier
@@ -157,6 +158,9 @@ def test_what_cannot_be_learnt_is_said(make_classification: Make, two_kinds: Pat
         UsageError, match=r"--data .*flat: there is nothing to tell apart \(the images have no labels\)"
     ):
         open_task(make_classification(data=str(flat)))
+    write_shards(str(two_kinds), tmp_path / "shards", ShardSettings())
+    with pytest.raises(UsageError, match=r"--data stream:.*no labels\): a stream carries none; name .* wds:PATTERN"):
+        open_task(make_classification(data=f"stream:{tmp_path / 'shards'}"))
     one = tmp_path / "one"
     shutil.copytree(two_kinds / "train" / "grass", one / "grass")
     with pytest.raises(UsageError, match="put those of each class into a folder of its own"):

@@ -55,4 +55,5 @@ def run(arguments: Sequence[str]) -> None:
     console = messages(quiet=not is_main(os.environ))
     path = finetune(config, console)
     show_path(console, f"report: {path / 'report.html'}")
-    show_path(console, f"model: {path / 'model.safetensors'} (the best by validation; `pmae predict {path} IMAGES`)")
+    use = f"pmae predict {path} IMAGES --out predictions"
+    show_path(console, f"model: {path / 'model.safetensors'} (the best by validation; `{use}`)")

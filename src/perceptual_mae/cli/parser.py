@@ -170,7 +170,7 @@ def _in_words(kind: Any) -> str:
 
 
 def _hyphens(text: str) -> str:
-    return re.sub(r"--[a-z][a-z_.]*", lambda flag: _hyphened(flag[0]), text)
+    return re.sub(r"--[a-z][a-z0-9_.]*", lambda flag: _hyphened(flag[0]), text)
 
 
 def _hyphened(flag: str) -> str:

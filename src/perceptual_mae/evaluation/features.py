@@ -18,6 +18,7 @@ from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation import feature_cache
 from perceptual_mae.evaluation.feature_cache import Line, Stored
 from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.training.device import has_bf16
 
 VERSION = 1
 """Of the features themselves: another one makes what is in caches worthless."""
@@ -100,7 +101,7 @@ class Reading:
             "block": block,
             "max_pixels": self.max_pixels,
             "views": asdict(self.views) if self.views else None,
-            "precision": "bf16" if _in_bf16(encoder) else "fp32",
+            "precision": "bf16" if has_bf16(encoder.mean.device.type) else "fp32",
         }
 
 
@@ -234,10 +235,6 @@ def image_vectors(encoder: Encoder, images: Tensor, block: int | None) -> Tensor
     if not len(images):
         return torch.empty(0, 2 * encoder.embed_dim)
     device = encoder.mean.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=_in_bf16(encoder)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(encoder.mean.device.type)):
         tokens = encoder(to_float(images.to(device, non_blocking=True)), block).float()
     return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1).cpu()
-
-
-def _in_bf16(encoder: Encoder) -> bool:
-    return encoder.mean.device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -27,6 +27,7 @@ from perceptual_mae.evaluation.scores import check_labels, labelled, score
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.seeds import Stream, generator
+from perceptual_mae.training.device import has_bf16
 
 STATE = "probe.pt"
 """File in the probe's folder: its layer, its optimiser, and how many epochs are done."""
@@ -168,8 +169,7 @@ class ProbeTraining:
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """`(B, D)` or, for both, `(B, 2D)` float32 on the device; in bf16 where a GPU has it, as cached features."""
-        in_bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bf16(self.device.type)):
             tokens = self.encoder(to_float(images.to(self.device, non_blocking=True)), self.block).float()
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)[:, self.part]
 

@@ -4,6 +4,9 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.schedule import total_steps
 
+DARK = 0.02
+"""Mean brightness below which most images are not as they are meant: 12-bit values in 16-bit files reach 1/16."""
+
 
 def remarks(config: PretrainConfig, images: int, steps_per_epoch: int) -> list[str]:
     """Sentences for the user before a run begins; most often none.
@@ -26,3 +29,17 @@ def remarks(config: PretrainConfig, images: int, steps_per_epoch: int) -> list[s
             "them: they never are; --losses.perceptual-every 1 matches them from the beginning."
         )
     return found
+
+
+def remark_on_brightness(mean: float) -> list[str]:
+    """A sentence for the user where images are nearly black.
+
+    Args:
+        mean: of some images, in [0, 1].
+    """
+    if mean >= DARK:
+        return []
+    return [
+        f"The images are nearly black (mean brightness {mean:.2%}); if they should not be: 12-bit values in 16-bit "
+        "files have to be brought to 0 .. 65535 first."
+    ]

@@ -60,12 +60,16 @@ def choose_precision(asked: str, device: str) -> str:
     Raises:
         UsageError: the GPU has no bf16.
     """
-    gpu_has_it = device == "cuda" and torch.cuda.is_bf16_supported()
     if asked == "auto":
-        return "bf16" if gpu_has_it else "fp32"
-    if asked == "bf16" and device == "cuda" and not gpu_has_it:
+        return "bf16" if has_bf16(device) else "fp32"
+    if asked == "bf16" and device == "cuda" and not has_bf16(device):
         raise UsageError("--precision bf16: this GPU does not have it; use --precision fp32")
     return asked
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device, `cuda` or another, is a GPU that computes in bf16; those before Ampere emulate it, slowly."""
+    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def is_lost_process(error: RuntimeError) -> bool:

@@ -27,7 +27,7 @@ from perceptual_mae.data import (
 )
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.subset import Relabelled, Subset, held_out, labels_of
-from perceptual_mae.data.types import Skip
+from perceptual_mae.data.types import Skip, Streamed
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError, printable, said_of
 from perceptual_mae.evaluation.scores import Scores, score
@@ -229,10 +229,10 @@ def open_labelled(config: ClassificationConfig, channels: int) -> tuple[Labelled
         raise UsageError(f"--data {config.data}: there are no training images")
     if len(train.classes) < 2:
         has = "one class" if train.classes else "no labels"
-        raise UsageError(
-            f"--data {config.data}: there is nothing to tell apart (the images have {has}): "
-            "put those of each class into a folder of its own"
-        )
+        advice = "put those of each class into a folder of its own"
+        if isinstance(train, Streamed):
+            advice = "a stream carries none; name shards of this machine as wds:PATTERN"
+        raise UsageError(f"--data {config.data}: there is nothing to tell apart (the images have {has}): {advice}")
     if config.val_data is not None:
         with said_of("--val-data"):
             validation: Source | None = open_validation_or_all(config.val_data, channels=channels)
