@@ -2,6 +2,11 @@ from pathlib import Path
 
 import pytest
 from odd_files import write_odd_files
+from shard_server import write_shards
+from stream_reading import opened
+
+from perceptual_mae.data import StreamSettings
+from perceptual_mae.data.streaming import transfer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -31,3 +36,18 @@ def _own_cache(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.getbasetemp() / "hf"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """Settings of a stream with a cache of its own and short waits."""
+    monkeypatch.setattr(transfer, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transfer, "_LONGEST_WAIT", 0.02)
+    return StreamSettings(cache=str(tmp_path / "cache"), timeout=0.5, retries=3)
+
+
+@pytest.fixture
+def seven(tmp_path, quick):
+    """Seven shards of uneven sizes, 61 samples."""
+    write_shards(tmp_path / "seven", [9, 3, 20, 7, 11, 1, 10])
+    return opened(f"stream:{tmp_path}/seven", quick)
