@@ -64,13 +64,15 @@ def test_registers_are_left_out(block: int | None) -> None:
 
 
 @pytest.mark.parametrize("block", [None, 1])
-def test_without_a_class_token_the_first_is_the_mean(block: int | None) -> None:
-    network = vit(class_token=False, global_pool="", reg_tokens=1)
+@pytest.mark.parametrize("registers", [0, 1])
+def test_without_a_class_token_the_first_is_the_mean(block: int | None, registers: int) -> None:
+    network = vit(class_token=False, global_pool="", reg_tokens=registers)
     with torch.no_grad():
-        patches = (by_hand(network, 2) if block == 1 else network.norm(by_hand(network, 3)))[:, 1:]
-    tokens = encoder(network)(IMAGES, block)
-    torch.testing.assert_close(tokens[:, 1:], patches)
-    torch.testing.assert_close(tokens[:, 0], patches.mean(dim=1))
+        patches = (by_hand(network, 2) if block == 1 else network.norm(by_hand(network, 3)))[:, registers:]
+    for count in (1, 2, 3):
+        tokens = encoder(network)(IMAGES.repeat(3, 1, 1, 1)[:count], block)
+        torch.testing.assert_close(tokens[:, 1:], patches.repeat(3, 1, 1)[:count])
+        torch.testing.assert_close(tokens[:, 0], tokens[:, 1:].mean(dim=1))
 
 
 def test_beit_has_blocks_too() -> None:

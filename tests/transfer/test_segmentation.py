@@ -197,6 +197,15 @@ def test_validation_data_that_is_not_there_is_named_by_its_flag(root: Path) -> N
         opened(root, val_data="/nowhere")
 
 
+def test_one_class_is_nothing_to_tell_apart(root: Path) -> None:
+    """As masks of 0 and 1 are, which everybody has."""
+    (root / "classes.txt").unlink(missing_ok=True)
+    for path in (root / "annotations").rglob("*.png"):
+        Image.fromarray((np.asarray(Image.open(path)) > 2).astype(np.uint8)).save(path)
+    with pytest.raises(UsageError, match=r"there is one class.*write 1 and 2 for background and object"):
+        opened(root)
+
+
 def test_nothing_to_measure_on(root: Path) -> None:
     (root / "images/validation").rename(root / "images/other")
     with pytest.raises(UsageError, match=r"there is no images/validation to measure on: .* --val-data"):

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from perceptual_mae.models.architecture import Architecture
 from perceptual_mae.models.encoder import Encoder
 
+_AFTER_MAPS = ("fc_norm", "attn_pool", "head")
+"""Parts of timm's networks that see the pooled tokens alone."""
+
 
 class Backbone(nn.Module):
     """A plain Vision Transformer that learns, with the pixels that it takes.
@@ -47,6 +50,10 @@ class Backbone(nn.Module):
         self.network: Any = architecture.build(drop_path_rate=drop_path)
         if not hasattr(self.network, "blocks") or not hasattr(self.network, "patch_embed"):
             raise ValueError(f"{architecture.name} is no Vision Transformer: it has no blocks whose outputs are maps")
+        # What comes after the maps never has a gradient, and processes that train together wait for each other's.
+        for name in _AFTER_MAPS:
+            if isinstance(getattr(self.network, name, None), nn.Module):
+                setattr(self.network, name, nn.Identity())
         self.embed_dim, self.depth = int(self.network.embed_dim), len(self.network.blocks)
         self.grid: tuple[int, int] = self.network.patch_embed.grid_size
         self.patch_size = image_size[0] // self.grid[0]
@@ -68,15 +75,18 @@ class Backbone(nn.Module):
         return backbone
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights of a plain Vision Transformer of this architecture."""
-        self.network.load_state_dict(tensors)
+        """Take the weights of a Vision Transformer of this architecture."""
+        self.network.load_state_dict(
+            {name: value for name, value in tensors.items() if name.split(".")[0] not in _AFTER_MAPS}
+        )
 
     def forward(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs of some blocks as maps.
 
         Args:
             images: `(B, C, H, W)` in [0, 1], of `image_size`.
-            blocks: which, counted from 0, rising. That of the last block has passed the final norm.
+            blocks: which, counted from 0, rising. That of the last block has passed the final norm, where the network
+                has one before it pools.
 
         Returns:
             `(B, D, h, w)` for each.

@@ -86,7 +86,8 @@ class Encoder(nn.Module):
         _, (found,) = self.network.forward_intermediates(
             pixels, indices=[index], return_prefix_tokens=True, output_fmt="NLC", stop_early=True
         )
-        patches, prefix = found
+        # timm gives a pair only where there is something before the patches.
+        patches, prefix = found if isinstance(found, tuple) else (found, found[:, :0])
         return self._with_cls(torch.cat([prefix, patches], dim=1))
 
     def block_index(self, block: int) -> int:

@@ -65,7 +65,7 @@ class Segmenter(TaskNetwork):
         mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
         segmenter = cls(encoder.architecture, encoder.image_size, mean, std, classes, **arguments)
         # After `transformers` has drawn all weights that it holds, the encoder's among them.
-        segmenter.encoder.load_state_dict(encoder.network.state_dict())
+        segmenter.backbone.take(encoder.network.state_dict())
         return segmenter
 
     @classmethod

@@ -163,6 +163,9 @@ def open_masks(config: SegmentationConfig, channels: int) -> tuple[AdeSource, Ad
     limit = config.loader.max_pixels
     train = open_ade(config.data, "train", channels=channels, max_pixels=limit)
     assert train is not None  # only validation images may be missing
+    if len(train.classes) < 2:
+        why = "masks have values from 1 on, 0 is where nothing is asked: write 1 and 2 for background and object"
+        raise UsageError(f"--data {config.data}: there is one class, and nothing to tell apart ({why})")
     opened = partial(open_ade, classes=train.classes, channels=channels, max_pixels=limit)
     if config.val_data is None:
         validation = opened(config.data, "validation")
