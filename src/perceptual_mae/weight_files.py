@@ -1,7 +1,8 @@
 """Reading files of weights, of anybody's: nothing in them is executed."""
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ class WeightFile:
 
     state: Mapping[str, Any]
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+def encoder_metadata(
+    image_size: Sequence[int], mean: Sequence[float], std: Sequence[float], heads: int | None
+) -> dict[str, str]:
+    """What `load_encoder` has to know of an encoder and cannot see in its tensors.
+
+    Args:
+        image_size: `(height, width)` in pixels.
+        mean, std: per channel, of images in [0, 1].
+        heads: of its attention; None: it is no Vision Transformer.
+    """
+    facts = {"image_size": list(image_size), "mean": list(mean), "std": list(std)}
+    return {name: json.dumps(value) for name, value in (facts | ({"num_heads": heads} if heads else {})).items()}
 
 
 def read(path: Path) -> WeightFile:

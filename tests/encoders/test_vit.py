@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 import perceptual_mae
 from perceptual_mae.encoders import open_encoder
+from perceptual_mae.errors import PmaeError
+from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from perceptual_mae.weight_files import encoder_metadata
 
 # -- whose they are -------------------------------------------------------------------------------------------------
 
@@ -163,6 +166,18 @@ def test_moco_v3_small_has_twelve_heads(tmp_path: Path) -> None:
     usual = small_vit(embed_dim=384, num_heads=6)
     torch.save(usual.state_dict(), tmp_path / "small.pth")
     same_tokens(open_encoder(str(tmp_path / "small.pth"))[0], usual)
+
+
+def test_a_file_may_say_how_many_heads_there_are(tmp_path: Path) -> None:
+    network = small_vit(embed_dim=384, num_heads=12)
+    known = encoder_metadata((32, 32), IMAGENET_MEAN, IMAGENET_STD, 12)
+    save_file(network.state_dict(), tmp_path / "small.safetensors", known)
+    same_tokens(open_encoder(str(tmp_path / "small.safetensors"))[0], network)
+    save_file(network.state_dict(), tmp_path / "odd.safetensors", known | {"num_heads": "7"})
+    with pytest.raises(PmaeError, match="how many heads"):
+        open_encoder(str(tmp_path / "odd.safetensors"))
+    save_file(network.state_dict(), tmp_path / "words.safetensors", known | {"num_heads": "a few"})
+    assert open_encoder(str(tmp_path / "words.safetensors"))[0].network.blocks[0].attn.num_heads == 6
 
 
 def test_half_precision_files_compute_in_float32(tmp_path: Path) -> None:

@@ -228,6 +228,13 @@ def test_an_encoder_of_other_channels_is_refused() -> None:
         encoder_extractor(vit(5))
 
 
+def test_an_encoder_is_not_taken_for_inception() -> None:
+    encoder = vit()
+    encoder.name = "inception"
+    with pytest.raises(UsageError, match="its distance would be taken for FID"):
+        encoder_extractor(encoder)
+
+
 def test_blurred_photographs_are_further_away_the_more_they_are_blurred() -> None:
     weights = ROOT.parent / "shared" / "weights" / "tf_efficientnet_lite0.safetensors"
     data = ROOT.parent / "shared" / "data" / "imagenette-96"

@@ -174,6 +174,13 @@ def test_settings_that_cannot_be_right(run: Path, tmp_path: Path, settings: Any,
         evaluate(config_of(run, tmp_path, **settings))
 
 
+def test_two_judges_of_one_name_would_be_taken_for_each_other(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "other" / run.name)
+    judges = (str(run), str(tmp_path / "other" / run.name))
+    with pytest.raises(UsageError, match=rf"^--fd .*: two are called {run.name}"):
+        evaluate(config_of(run, tmp_path, parts=("reconstruction",), fd=judges))
+
+
 def test_a_file_of_somebody_else_is_not_written_over(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("{")

@@ -137,12 +137,9 @@ def _from_file(path: Path, size: _Size) -> _Opened:
     try:
         # MoCo v3 is the only one that is published with heads of another width: its small one has twice as many.
         moco_small = "base_encoder." in found.prefix and tensors["patch_embed.proj.weight"].shape[0] == 384
-        opened = vit(
-            tensors,
-            size,
-            (int(trained[0]), int(trained[1])) if len(trained) == 2 else None,
-            12 if moco_small else None,
-        )
+        heads = next(iter(_numbers(f"[{file.metadata.get('num_heads')}]")), 12 if moco_small else None)
+        trained_size = (int(trained[0]), int(trained[1])) if len(trained) == 2 else None
+        opened = vit(tensors, size, trained_size, None if heads is None else int(heads))
     except NoVitError as error:
         raise PmaeError(f"{error}; if it is another model of timm's, give timm:NAME:{path}") from error
     mean, std, whose = _pixels(given, opened.network.patch_embed.proj.in_channels)

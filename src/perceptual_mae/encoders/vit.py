@@ -143,8 +143,8 @@ def _settings(tensors: Mapping[str, Tensor], heads: int | None) -> dict[str, Any
     width, channels, patch, _ = kernel.shape
     if positions.ndim != 3 or positions.shape[2] != width:
         raise NoVitError(f"no plain Vision Transformer: pos_embed is {tuple(positions.shape)} for a width of {width}")
-    heads = heads or _HEADS.get(width, width // 64)
-    if not heads or width % heads or (width not in _HEADS and width % 64):
+    heads = heads or _HEADS.get(width, 0 if width % 64 else width // 64)
+    if heads < 1 or width % heads:
         raise NoVitError(f"how many heads a transformer of width {width} has cannot be seen in its weights")
     hidden, gated = tensors["blocks.0.mlp.fc1.weight"].shape[0], False
     if "blocks.0.mlp.fc2.weight" in tensors:

@@ -66,8 +66,10 @@ def encoder_extractor(encoder: Encoder) -> Extractor:
     that the encoder takes, bilinear with antialiasing.
 
     Raises:
-        UsageError: the encoder does not take colour images.
+        UsageError: the encoder does not take colour images, or is called like the network of the literature's FID.
     """
+    if encoder.name == INCEPTION:
+        raise UsageError(f"{encoder.name}: its distance would be taken for FID; give its file or folder another name")
     if encoder.in_channels != 3:
         raise UsageError(f"{encoder.name}: takes {encoder.in_channels} channels; distances need one that takes 3")
     return _EncoderFeatures(encoder)

@@ -37,8 +37,12 @@ def _without_decoder(source: Source) -> list[str]:
     return [f"Without {vit_mae.FOLDER}, which draws reconstructions: {why}."] if why else []
 
 
+def _check_timm(source: Source, folder: Path) -> list[Check]:
+    return [*timm_format.check(source, folder), *weights_file.check(source, folder / timm_format.WEIGHTS)]
+
+
 TARGETS: dict[str, Target] = {
-    "timm": Target(timm_format.write, timm_format.check),
+    "timm": Target(timm_format.write, _check_timm),
     "safetensors": Target(weights_file.write, weights_file.check, is_file=True),
     "transformers": Target(
         transformers_format.write,
@@ -50,5 +54,5 @@ TARGETS: dict[str, Target] = {
     ),
     "onnx": Target(onnx_format.write, onnx_format.check, needs=("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
     "torch-export": Target(program.write, program.check),
-    "hub": Target(timm_format.write, timm_format.check),
+    "hub": Target(timm_format.write, _check_timm),
 }

@@ -14,6 +14,7 @@ from perceptual_mae.errors import PmaeError
 from perceptual_mae.export.check import Check, compare, fixed_images
 from perceptual_mae.export.source import Source
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
+from perceptual_mae.weight_files import encoder_metadata
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -105,14 +106,9 @@ def timm_config(source: Source) -> dict[str, Any]:
 
 def metadata(source: Source) -> dict[str, str]:
     """What `load_encoder` reads in a safetensors file beside the tensors."""
-    encoder = source.encoder
-    return {
-        "format": "pt",
-        MARK: f"perceptual_mae {__version__}",
-        "image_size": json.dumps(list(encoder.image_size)),
-        "mean": json.dumps(source.pixels[0]),
-        "std": json.dumps(source.pixels[1]),
-    }
+    heads = None if source.plain_vit is None else source.plain_vit.blocks[0].attn.num_heads
+    known = encoder_metadata(source.encoder.image_size, *source.pixels, heads)
+    return {"format": "pt", MARK: f"perceptual_mae {__version__}"} | known
 
 
 def write(source: Source, folder: Path) -> None:

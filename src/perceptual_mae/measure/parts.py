@@ -8,7 +8,7 @@ from typing import Any
 
 from perceptual_mae.data import Source, auto_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.errors import said_of
+from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig, Pool
 from perceptual_mae.evaluation.feature_cache import default_cache, images_digest, weights_digest
 from perceptual_mae.evaluation.features import Features, extract
@@ -96,6 +96,12 @@ class Measurements:
         if config.inception != "none":
             extractors.append(inception(None if config.inception == "auto" else Path(config.inception), self.device))
         names = [extractor.name for extractor in extractors]
+        if len(set(names)) < len(names):
+            shared = next(name for name in names if names.count(name) > 1)
+            raise UsageError(
+                f"--fd {','.join(config.fd)}: two are called {shared}, and so would be their distances; "
+                "give one of them a file or folder of another name"
+            )
 
         def measure() -> dict[str, Any]:
             batches = eval_batches(

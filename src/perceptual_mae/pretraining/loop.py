@@ -1,6 +1,5 @@
 """Pre-training: what its loop reads, steps and writes down."""
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from torch import Tensor
 from perceptual_mae.augment.ada import draw_ada
 from perceptual_mae.data import Batch, Source, plan_for, to_float, train_loader
 from perceptual_mae.files import write_atomically
-from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.masking import draw_noise
 from perceptual_mae.pretraining.build import build_model
 from perceptual_mae.pretraining.cast import build_cast
@@ -27,6 +26,7 @@ from perceptual_mae.training.folder import Record
 from perceptual_mae.training.loop import TrainingLoop
 from perceptual_mae.training.schedule import Clock
 from perceptual_mae.training.sharded import is_cut, load_network, whole, whole_state
+from perceptual_mae.weight_files import encoder_metadata
 
 
 class Trainer(TrainingLoop[RunFolder, Batch]):
@@ -168,8 +168,8 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
         encoder = {name: whole(tensor).contiguous() for name, tensor in self.model.encoder_state_dict().items()}
         if not self.accelerator.is_main_process:
             return
-        metadata = {name: json.dumps(getattr(self.model, name).flatten().tolist()) for name in ("mean", "std")}
+        mean, std = (getattr(self.model, name).flatten().tolist() for name in ("mean", "std"))
+        metadata = encoder_metadata(self.config.size, mean, std, SIZES[self.config.model].num_heads)
         metadata |= {"method": self.config.method, "model": self.config.model, "step": str(self.step)}
-        metadata["image_size"] = json.dumps(self.config.size)
         path = self.run.path / "encoder.safetensors"
         write_atomically(path, lambda temporary: save_file(encoder, temporary, metadata))

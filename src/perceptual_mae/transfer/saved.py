@@ -19,6 +19,7 @@ from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.folder import is_run
 from perceptual_mae.transfer.folder import MODEL
 from perceptual_mae.transfer.task import Learnt
+from perceptual_mae.weight_files import encoder_metadata
 
 _LARGEST = 100_000
 """Classes, channels, pixels of a side or layers of a network; it has far fewer."""
@@ -49,7 +50,9 @@ def save_encoder(network: TaskNetwork, description: Mapping[str, Any], path: Pat
         for name, tensor in encoder.state_dict().items()
         if not name.startswith(heads)
     }
-    metadata = {name: json.dumps(description[name]) for name in ("mean", "std", "image_size")}
+    size, mean, std = (description[name] for name in ("image_size", "mean", "std"))
+    first: Any = encoder.blocks[0]
+    metadata = encoder_metadata(size, mean, std, first.attn.num_heads)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
