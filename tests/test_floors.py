@@ -26,7 +26,19 @@ FLOORS = (
     {"models", "losses", "augment", "data", "training", "dvae_file", "weight_files"},
     {"methods", "pretraining", "encoders", "evaluation", "transfer"},
     {"report", "export", "observers"},
-    {"api", "python_api", "attention_maps", "estimate", "measure", "finetune", "predict", "doctor", "cli", "app"},
+    {
+        "api",
+        "python_api",
+        "attention_maps",
+        "estimate",
+        "measure",
+        "finetune",
+        "predict",
+        "check",
+        "doctor",
+        "cli",
+        "app",
+    },
 )
 """Modules and packages from the ground up; one imports only from floors below it."""
 NEIGHBOURS = {
@@ -60,6 +72,7 @@ NEIGHBOURS = {
     ("cli", "predict"),
     ("cli", "attention_maps"),
     ("cli", "doctor"),
+    ("cli", "check"),
     ("cli", "app"),
 }
 """The only imports within a floor."""

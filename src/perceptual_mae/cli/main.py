@@ -11,6 +11,7 @@ from perceptual_mae.errors import PmaeError, WriteError, nearest, printable
 
 COMMANDS = {
     "pretrain": "pre-train a Vision Transformer on your images",
+    "check": "read your images once: formats, sizes, what cannot be read, mean and std",
     "plan": "what a pre-training run will take: time, memory, reading, disk, network",
     "reconstruct": "draw what a run makes of masked images",
     "evaluate": "measure an encoder: reconstructions, k-NN, linear probe",
