@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +106,75 @@ def test_micro_batches_change_nothing_but_rounding(make_classification: Make) ->
         torch.testing.assert_close(weights(four)[name], tensor, rtol=2e-3, atol=2e-5, msg=name)
 
 
+@contextmanager
+def opened(config: ClassificationConfig) -> Iterator[FinetuneLoop]:
+    """A run before its first step."""
+    run = FinetuneFolder.claim(config)
+    try:
+        yield FinetuneLoop(run, open_task(config)[0], make_accelerator(config.device, config.precision))
+    finally:
+        run.close()
+
+
+def one_step(config: ClassificationConfig) -> tuple[float, dict[str, torch.Tensor]]:
+    """What a first step logs as the norm of the gradient, and the gradient that the optimiser gets."""
+    got: dict[str, torch.Tensor] = {}
+
+    def look(*given: object) -> None:
+        got.update({n: p.grad.clone() for n, p in loop.modules["model"].named_parameters() if p.grad is not None})
+
+    with opened(config) as loop:
+        loop.optimizer.register_step_pre_hook(look)
+        return loop.learn_from(next(loop.batches()))["grad_norm"], got
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_clipped_to_the_norm_that_was_asked_for(make_classification: Make, accumulate: int) -> None:
+    def clipped(name: str, clip: float | None) -> tuple[float, dict[str, torch.Tensor]]:
+        optimizer = FinetuneOptimizerConfig(accumulate=accumulate, clip_grad=clip)
+        return one_step(make_classification(name, optimizer=optimizer))
+
+    norm, whole = clipped("free", None)
+    assert norm == pytest.approx(float(torch.cat([g.flatten() for g in whole.values()]).norm()), rel=1e-4)
+    for name, share in {"held": 0.25, "loose": 4.0}.items():
+        logged, gradient = clipped(name, share * norm)
+        assert logged == pytest.approx(norm, rel=1e-5), "before clipping"
+        assert gradient.keys() == whole.keys()
+        for layer, expected in whole.items():
+            torch.testing.assert_close(gradient[layer], min(1.0, share) * expected, rtol=1e-4, atol=1e-8, msg=layer)
+
+
+def test_what_is_mixed_differs_from_place_to_place(make_classification: Make) -> None:
+    """In steps, micro-batches, processes and seeds, of images that are the same; and it is the same again."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+    settings = {"mix": MixConfig(auto_augment=None, erasing=0.9), "drop_path": 0.0}
+
+    def mixed(loop: FinetuneLoop, step: int, parts: int = 1, process: int = 0) -> list[tuple[torch.Tensor, ...]]:
+        """Images and labels that the network gets."""
+        seen.clear()
+        loop.step = step
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(loop.accelerator), "process_index", process)
+            loop.improve([examples] * parts)
+        return list(seen)
+
+    with (
+        opened(make_classification("one", **settings)) as loop,
+        opened(make_classification("two", seed=1, **settings)) as other,
+    ):
+        (examples,) = next(loop.batches())
+        for network in (loop.network, other.network):
+            network.register_forward_pre_hook(lambda _, given: seen.append((given[0], torch.stack(given[1]))))
+        first, second = mixed(loop, 3, parts=2)
+        places = [first, second, *mixed(loop, 4), *mixed(loop, 3, process=1), *mixed(other, 3)]
+        again = mixed(loop, 3, parts=2)
+    for one, two in combinations(places, 2):
+        assert not torch.equal(one[0], two[0])
+        assert not torch.equal(one[1], two[1])
+    for one, two in zip(again, (first, second), strict=True):
+        assert all(map(torch.equal, one, two))
+
+
 def test_layers_learn_at_their_own_rates(make_classification: Make) -> None:
     """AdamW's first step moves every weight by its rate: the encoder's first block by decay ** 6 of the head's."""
     config = make_classification(
@@ -152,8 +224,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_good_order(make_classificati
     config = make_classification(max_steps=2, spikes=SpikeConfig(patience=1))
 
     def poison(task: Task) -> None:
+        head: Any = task.network.encoder.head
         with torch.no_grad():
-            task.network.encoder.head.bias[0] = torch.nan
+            head.bias[0] = torch.nan
 
     with pytest.raises(PmaeError, match=r"step 1: loss/cross_entropy is nan.*failed-batch-\*.safetensors the batch"):
         train(config, poison)
@@ -165,7 +238,7 @@ def test_full_memory_is_said_in_one_line(make_classification: Make) -> None:
         def forward(images: torch.Tensor, targets: list[torch.Tensor]) -> dict[str, torch.Tensor]:
             return {"loss": torch.empty(1 << 45)}
 
-        task.network.forward = forward  # type: ignore[method-assign,assignment]
+        task.network.forward = forward  # type: ignore[method-assign]
 
     with pytest.raises(PmaeError, match=r"^step 1: the memory is full: .*--optimizer.accumulate 2.*--batch-size"):
         train(make_classification(max_steps=1), greedy)
@@ -193,7 +266,7 @@ def test_a_finetuned_network_loads_with_one_line(make_classification: Make) -> N
 
 def test_a_finetuned_run_is_an_encoder_too(make_classification: Make) -> None:
     config = make_classification(max_steps=3)
-    network = train(config).task.network.eval()
+    network: Any = train(config).task.network.eval()
     encoder = load_encoder(config.out)
     images = torch.rand(2, 3, 32, 32)
     assert encoder.name == "run"
