@@ -61,14 +61,15 @@ class Checked:
         """Sentences on what to do about it; none where a run by default is what these images want."""
         train = self.parts["train"]
         found = [*self._on_reading(), *remark_on_brightness(float(np.mean(train.mean)))]
-        if self.channels == 3 and all(kind.startswith(GREY) for kind in train.kinds):
-            found.append("All images are grey: --pixels.channels 1 trains on them as they are.")
+        grey = self.channels == 3 and all(kind.startswith(GREY) for kind in train.kinds)
+        if grey:
+            found.append("All images are grey: --pixels.channels 1; `pmae check --channels 1` has its mean and std.")
         if 0 < train.shorter_side < SMALL:
             side, patch = fitting(train.shorter_side)
             found.append(f"The images are small: --image-size {side} --patch-size {patch}.")
         default = (IMAGENET_MEAN, IMAGENET_STD) if self.channels == 3 else ((0.5,), (0.25,))
         usual = np.concatenate([np.broadcast_to(values, self.channels) for values in default])
-        if np.abs(usual - [*train.mean, *train.std]).max() > UNLIKE:
+        if not grey and np.abs(usual - [*train.mean, *train.std]).max() > UNLIKE:
             mean, std = (f"'[{_numbers(values, ',')}]'" for values in (train.mean, train.std))
             found.append(f"Mean and std are not those of photographs: --pixels.mean {mean} --pixels.std {std}.")
         return found
@@ -76,13 +77,16 @@ class Checked:
     def _on_reading(self) -> list[str]:
         found = []
         for name, part in self.parts.items():
-            share = len(part.skipped) / (part.images + len(part.skipped))
+            share = len(part.skipped) / max(1, part.images + len(part.skipped))
             if share > MANY:
                 reason, count = Counter(skip.reason for skip in part.skipped).most_common(1)[0]
-                found.append(f"{share:.0%} of the images ({name}) cannot be read, {count:,} of them: {reason}.")
+                found.append(f"{share:.0%} of the images ({name}) cannot be read; most often ({count:,}): {reason}.")
         both = self.in_both()
         if both:
-            found.append(f"{both:,} validation images are training images, too: what is measured on them is too good.")
+            of = self.parts["validation"].images
+            found.append(
+                f"{both:,} of {of:,} validation images are training images, too: what is measured on them is too good."
+            )
         return found
 
     def in_both(self) -> int:

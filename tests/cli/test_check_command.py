@@ -56,9 +56,9 @@ def test_what_there_is(pictures: Path) -> None:
     assert rows["sizes"][0] == "240 x 240 to 300 x 400, most often 300 x 200; shorter side 200 in the median"
     assert checked.in_both() == 1
     assert checked.advice() == [
-        "20% of the images (train) cannot be read, 1 of them: not an image that can be read: it starts with "
+        "20% of the images (train) cannot be read; most often (1): not an image that can be read: it starts with "
         "b'no pictu'.",
-        "1 validation images are training images, too: what is measured on them is too good.",
+        "1 of 2 validation images are training images, too: what is measured on them is too good.",
     ]
 
 
@@ -118,7 +118,7 @@ def test_of_usual_images_nothing_is_said() -> None:
     ("settings", "said"),
     [
         ({"side": 64}, ["--image-size 64 --patch-size 8"]),
-        ({"kind": "grey of 16 bits"}, ["--pixels.channels 1"]),
+        ({"kind": "grey of 16 bits", "level": 0.8}, ["--pixels.channels 1"]),
         ({"level": 0.8}, ["--pixels.mean '[0.800,0.800,0.800]' --pixels.std '[0.226,0.226,0.226]'"]),
         ({"level": 0.01, "std": 0.02}, ["0 .. 65535", "--pixels.mean '[0.010,"]),
     ],
@@ -144,7 +144,7 @@ def test_the_command(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["check", "--data", str(pictures), "--json", str(tmp_path / "check.json"), "--workers", "0"]) == 0
     said = capsys.readouterr().out
     assert "train: b/text.jpg: not an image that can be read" in said
-    assert "! 1 validation images are training images" in said
+    assert "! 1 of 2 validation images are training images" in said
     found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
     assert found["splits"]["train"]["classes"] == {"a": 2, "b": 2}
     assert found["splits"]["train"]["skipped"][0]["name"] == "b/text.jpg"
