@@ -1,6 +1,5 @@
 """`pmae check`, as a function: what a run would find in a person's images, before it is begun."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,8 +223,3 @@ def skipped_lines(checked: Checked) -> list[str]:
     """The first images that cannot be read, and why."""
     lines = [f"{name}: {skip.name}: {skip.reason}" for name, part in checked.parts.items() for skip in part.skipped]
     return lines[:NAMED] + ([f"... and {len(lines) - NAMED:,} more"] if len(lines) > NAMED else [])
-
-
-def as_json(checked: Checked) -> str:
-    """Everything, for other programs."""
-    return json.dumps(checked.to_dict(), indent=2, allow_nan=False)

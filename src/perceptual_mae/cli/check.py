@@ -25,8 +25,8 @@ def run(arguments: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from perceptual_mae.check import as_json, check_data, skipped_lines
-    from perceptual_mae.files import write_text
+    from perceptual_mae.check import check_data, skipped_lines
+    from perceptual_mae.files import write_json
     from perceptual_mae.terminal import counting, messages, results
 
     with counting(messages()) as progress:
@@ -43,4 +43,4 @@ def run(arguments: Sequence[str]) -> None:
     for line in checked.advice():
         console.print(f"! {line}", style="yellow", highlight=False, markup=False)
     if settings.json is not None:
-        write_text(Path(settings.json), as_json(checked) + "\n")
+        write_json(Path(settings.json), checked.to_dict())

@@ -210,13 +210,7 @@ def make(config: PlanConfig, given: Given) -> Plan:
         _exactly("largest", "largest batch per GPU", most * pieces, "images", _fit_words(machine)),
         _between("read", "read from storage", rate.times(mega), "MB/s", basis, _file_words(given)),
         _between("cores", "cores per GPU to read", cores, "", reader, _core_words(given)),
-        _exactly(
-            "sent",
-            "gradients, each GPU",
-            sent / 1e6,
-            "MB/step",
-            f"{sharding}, {machine.gpus} GPU{'' if machine.gpus == 1 else 's'}",
-        ),
+        _exactly("sent", "gradients, each GPU", sent / 1e6, "MB/step", f"{sharding}, GPUs: {machine.gpus}"),
         _between("link_seconds", "their time", links, "s/step", "assumed", _link_words(config)),
         _exactly("checkpoint", "a checkpoint", cost.saved / gib, "GiB", _saved_words(run)),
     )
