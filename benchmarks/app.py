@@ -75,13 +75,18 @@ def main() -> None:
             row, column = generator.integers(8, size=2)
             client.predict(run_name, f"{row},{column}", 5, api_name="/look")
 
+        def taken() -> None:
+            client.predict(picked, 0.75, run_name, api_name="/take")
+            painted()
+            clicked()
+
         def masked() -> None:
             client.predict(0.75, api_name="/draw_another")
             painted()
 
         run_name = studio.lookers[0].name
         actions = {
-            "new_image": lambda: (client.predict(picked, 0.75, run_name, api_name="/take"), painted(), clicked()),
+            "new_image": taken,
             "new_mask": masked,
             "painted_mask": painted,
             "clicked_patch": clicked,

@@ -7,6 +7,7 @@ import argparse
 import json
 import statistics
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def main() -> None:
         network.calibrate(network.measure([images]))
     for _ in range(options.rounds):
         for name, network in networks.items():
-            times[name].append(seconds(lambda network=network: compared(network, images, drawn)))
+            times[name].append(seconds(partial(compared, network, images, drawn)))
     found = {name: round(statistics.median(values), 4) for name, values in times.items()}
     ratio = round(found["quick"] / found["plain"], 3)
     print(json.dumps({"benchmark": "loss_network", **vars(options), "seconds": found, "ratio": ratio}))

@@ -72,7 +72,7 @@ def work(options: argparse.Namespace) -> None:
     torch.set_default_dtype(dtype)
     to_float.__defaults__ = (dtype,)
     if options.brighter:
-        loop.to_float = lambda images: to_float(images).mul_(1 + torch.finfo(dtype).eps)  # type: ignore[assignment]
+        loop.to_float = lambda images: to_float(images).mul_(1 + torch.finfo(dtype).eps)  # type: ignore[assignment,misc]
     pretrain(
         PretrainConfig(
             data="photos",

@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 from perceptual_mae.api import pretrain, some_images
-from perceptual_mae.data import eval_batches, open_source, to_float
+from perceptual_mae.data import eval_batches, open_validation_or_all, to_float
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.methods import METHODS, parts_of
@@ -126,8 +126,7 @@ def frechet_distance(run: RunFolder, data: str) -> float:
 
     distance = FrechetInceptionDistance(Pooled(), normalize=True, input_img_size=(3, *config.size))
     model, _ = trained_model(run)
-    source = open_source(data, "validation") or open_source(data, "train")
-    assert source is not None
+    source = open_validation_or_all(data)
     for batch in eval_batches(source, range(min(2000, len(source))), image_size=config.size):
         distance.update(to_float(batch.images), real=True)
         distance.update(look(model, batch.images, config.mask_ratio).pasted.clamp(0, 1), real=False)
@@ -139,7 +138,7 @@ def draw(names: list[str], options: argparse.Namespace) -> None:
     pictures, seen = {}, None
     for name in names:
         run = RunFolder.read(settings(name, options).out)
-        images, _ = some_images(run.config, open_source(options.data, "validation"), options.pictured)
+        images, _ = some_images(run.config, open_validation_or_all(options.data), options.pictured)
         seen = look(trained_model(run)[0], images, run.config.mask_ratio)
         pictures[name] = seen.pasted
     assert seen is not None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(CYCLE * options.cycles):
         for name, (_, step) in players.items():
-            times[name].append(seconds(lambda step=step, number=number: settle(step(number))))
+            times[name].append(seconds(partial(settled, step, number)))
     rows = {}
     for name, (cast, _) in players.items():
         # Pair by pair: a machine that is shared changes its speed under a benchmark.
@@ -132,8 +133,9 @@ def main() -> None:
     print(json.dumps({"benchmark": "step_cost", "device": device, **shape, "methods": rows}))
 
 
-def settle(_: object) -> None:
-    """Wait for the device, which may still be at work."""
+def settled(step: Callable[[int], object], number: int) -> None:
+    """Take a step, and wait for the device, which may still be at work."""
+    step(number)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def kill_again_and_again(
             if _wait_for_training(command, run, before):
                 # By steps, not by the clock: how fast a busy machine is changes from run to run.
                 last = rng.randint(steps(run), STEPS)
-                wait_until(lambda last=last: steps(run) >= last, command.process.is_alive)
+                wait_until(partial(_has_steps, run, last), command.process.is_alive)
                 time.sleep(rng.uniform(0, pace))
         if command.process.is_alive():
             command.process.kill()
@@ -101,6 +102,10 @@ def kill_again_and_again(
 def _wait_for_training(command: Command, run: Path, before: int) -> bool:
     """Wait until a process has told of the training that it begins; False where it has ended."""
     return wait_until(lambda: _changed(run) > before, command.process.is_alive)
+
+
+def _has_steps(run: Path, count: int) -> bool:
+    return steps(run) >= count
 
 
 def _changed(run: Path) -> int:

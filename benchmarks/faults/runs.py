@@ -210,12 +210,11 @@ def differences(one: Path, other: Path) -> list[str]:
     names = {path.name for checkpoint in (first, second) for path in checkpoint.glob("*.safetensors")}
     pairs = {name: (first / name, second / name) for name in sorted(names)}
     pairs["encoder.safetensors"] = one / "encoder.safetensors", other / "encoder.safetensors"
-    for name, files in pairs.items():
-        found += _differing(*map(load_file, files), name)
-    states = [torch.load(path / "training.pt", weights_only=True) for path in (first, second)]
-    for state in states:
-        del state["seconds"]
-    found += _differing(*states, "training")
+    for name, (mine, theirs) in pairs.items():
+        found += _differing(load_file(mine), load_file(theirs), name)
+    state, its = (torch.load(path / "training.pt", weights_only=True) for path in (first, second))
+    del state["seconds"], its["seconds"]
+    found += _differing(state, its, "training")
     lines, others = records(one), records(other)
     if lines != others:
         found.append(f"metrics.jsonl ({len(lines)} and {len(others)} lines)")

@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.table2.page import start_of
 from benchmarks.table2.pictures import IMAGES
-from benchmarks.table2.table import BASE, CLS, FD, LINEAR, Column, Found, measured, rows, turned
+from benchmarks.table2.table import BASE, CLS, FD, LINEAR, Column, Found, comparable, measured, rows, turned
 from perceptual_mae.report.curves import LINES
 from perceptual_mae.report.figures import WORDS, save
 
@@ -57,8 +58,9 @@ def plane(chosen: dict[str, list[Found]]) -> Figure:
     middle, half = (low + high) / 2, max(high - low, LEAST) / 2
     left.set_ylim(middle - half, middle + half)
     left.invert_xaxis()
-    look = {"fontsize": 8.5, "labelcolor": WORDS, "frameon": False}
-    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=NAMES, **look)
+    handles, labels = left.get_legend_handles_labels()
+    look: dict[str, Any] = {"fontsize": 8.5, "labelcolor": WORDS, "frameon": False}
+    figure.legend(handles, labels, loc="lower center", ncols=NAMES, **look)
     return figure
 
 
@@ -89,7 +91,8 @@ def turns(cells: Sequence[Found], found: Sequence[Found]) -> Figure:
 
 
 def _difference(one: Found, begin: Found | None, column: Column) -> float:
-    if begin is None or column.key not in measured(one) or column.key not in measured(begin):
+    there = begin is not None and column.key in measured(one) and column.key in measured(begin)
+    if begin is None or not there or not comparable(one, column):
         return 0.0
     value, base = column.values([one])[0], column.values([begin])[0]
     return value - base if column is LINEAR else 100 * (value / base - 1)

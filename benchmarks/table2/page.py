@@ -19,6 +19,7 @@ from benchmarks.table2.table import (
     Found,
     all_cells,
     apart,
+    comparable,
     known_costs,
     measured,
     paper,
@@ -144,6 +145,8 @@ def beside(one: Found, begin: Found | None, column: Column) -> str:
     """A number, and by how much it differs from the start."""
     if "failed" in one:
         return "failed"
+    if not comparable(one, column):
+        return "–"
     text = column.spread([one])
     if begin is None or column.key not in measured(begin) or column.key not in measured(one):
         return text
@@ -173,9 +176,9 @@ def hours(found: Sequence[Found]) -> list[str]:
         machine = one["machine"]
         where = tuple(str(machine.get(name, "–")) for name in ("device", "precision", "torch"))
         kinds.setdefault((one["cell"]["data"], one["cell"]["model"], *where), []).append(one)
-    for (data, model, *where), many in sorted(kinds.items()):
+    for (data, model, *place), many in sorted(kinds.items()):
         total = sum(one["machine"]["seconds"] for one in many) / 3600
-        lines.append(line(data, model, str(len(many)), f"{total:.1f}", *where))
+        lines.append(line(data, model, str(len(many)), f"{total:.1f}", *place))
     return lines if kinds else ["Nothing has been trained yet."]
 
 

@@ -64,6 +64,8 @@ COLUMNS = (
     FD,
 )
 SHORT = (LINEAR, CLS, KNN, L1, FD)
+DRAWN = COLUMNS[-4:]
+"""Those of reconstructions."""
 
 
 def known_costs() -> dict[str, dict[str, float]]:
@@ -111,6 +113,11 @@ def turned(found: Iterable[Found], data: str, model: str) -> Iterator[Found]:
 def measured(one: Found) -> dict[str, float]:
     """The numbers of a cell; the Fréchet distance is called `fd`, whatever it looks through."""
     return {"fd" if key.startswith("fd-") else key: value for key, value in one.get("measured", {}).items()}
+
+
+def comparable(one: Found, column: Column) -> bool:
+    """Whether a number of a cell says the same as that of others: what is drawn of other masks is another question."""
+    return column not in DRAWN or "mask_ratio" not in one.get("settings", {})
 
 
 def apart(these: Sequence[float], those: Sequence[float]) -> bool:

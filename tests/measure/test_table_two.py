@@ -239,6 +239,13 @@ def test_a_turned_setting_stands_beside_its_start() -> None:
     assert row == ["learning rate", "`mse`", "15", "`lr=3e-3`", "28.0 (+3.0)", "–", "–", "–", "180.0 (-20.0)"]
 
 
+def test_what_is_drawn_of_other_masks_is_not_compared() -> None:
+    other = made("mse", 0, 0.28, 120, knob="mask_ratio=0.5") | {"settings": {"mask_ratio": 0.5}}
+    other["measured"]["l1"] = 0.1
+    _, _, row = map(cells_of, page.knobs_table([FOUND[0], other], "photos", "micro"))
+    assert row[-5:] == ["28.0 (+3.0)", "–", "–", "–", "–"]
+
+
 def test_a_cell_that_failed_says_so() -> None:
     failed = made("mse", knob="lr=3e-3") | {"failed": "nan", "measured": {}}
     (*_, row) = map(cells_of, page.knobs_table([FOUND[0], failed], "photos", "micro"))
