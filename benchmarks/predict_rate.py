@@ -17,7 +17,7 @@ from skimage import data
 
 from benchmarks.measure import seconds
 from perceptual_mae import load_encoder, predict
-from perceptual_mae.data import auto_workers
+from perceptual_mae.data import cores
 from perceptual_mae.models.classifier import Classifier
 from perceptual_mae.transfer.saved import save_finetuned
 from perceptual_mae.transfer.task import Learnt
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=max(2, auto_workers(on_gpu=True)), help="beside one")
+    parser.add_argument("--threads", type=int, default=max(2, cores()), help="beside one")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -52,7 +52,7 @@ def main() -> None:
 
         def predicting(threads: int, overlays: bool) -> Callable[[], None]:
             def action() -> None:
-                with mock.patch.object(predict, "auto_workers", return_value=threads):
+                with mock.patch.object(predict, "cores", return_value=threads):
                     predict.predict(model, [images], Path(scratch) / "out", overlays=overlays)
 
             return action

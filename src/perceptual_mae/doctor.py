@@ -1,7 +1,6 @@
 """What a person needs to know of their machine before a run: versions, devices, what is missing and how to get it."""
 
 import importlib.metadata
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -88,12 +87,11 @@ def _extra(extra: str, names: Sequence[str], purpose: str) -> Finding:
 def _devices() -> list[Finding]:
     import torch
 
+    from perceptual_mae.data import cores
     from perceptual_mae.training.device import find_compiler, has_bf16
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    findings = [
-        Finding("CPU", f"{cores} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
-    ]
+    own = f"{cores()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    findings = [Finding("CPU", own)]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from perceptual_mae import __version__
-from perceptual_mae.data import MAX_PIXELS, BrokenImage, Skip, auto_workers, decode
+from perceptual_mae.data import MAX_PIXELS, BrokenImage, Skip, cores, decode
 from perceptual_mae.data.folder import printable
 from perceptual_mae.data.named import NamedImage, named_images, output_names
 from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
@@ -137,7 +137,7 @@ class _Job:
     def __post_init__(self) -> None:
         self.skipped: list[Skip] = []
         self.count = 0
-        self.threads = min(self.batch_size, auto_workers(on_gpu=True))
+        self.threads = min(self.batch_size, cores())
 
     def write(self) -> Predicted:
         """All files. Raises PmaeError if no image could be read."""

@@ -321,7 +321,7 @@ def test_images_are_read_early_but_few(model: Path, tmp_path: Path, monkeypatch:
     for number in range(40):
         shade = Image.fromarray(np.full((32, 32, 3), 6 * number, np.uint8))
         shade.save(tmp_path / "many" / f"{number:02}.png")
-    monkeypatch.setattr(predict_module, "auto_workers", lambda on_gpu: 3)
+    monkeypatch.setattr(predict_module, "cores", lambda: 3)
     read, most = [0], [0]
 
     def count(path: Path, *limits: int) -> Tensor:
@@ -335,7 +335,7 @@ def test_images_are_read_early_but_few(model: Path, tmp_path: Path, monkeypatch:
     results = [tmp_path / "one", tmp_path / "several"]
     predict(model, [tmp_path / "many"], results[0], batch_size=4, progress=progress)
     assert 1 <= most[0] <= 4
-    monkeypatch.setattr(predict_module, "auto_workers", lambda on_gpu: 1)
+    monkeypatch.setattr(predict_module, "cores", lambda: 1)
     predict(model, [tmp_path / "many"], results[1], batch_size=4)
     first, second = ((out / "predictions.csv").read_text() for out in results)
     assert first == second

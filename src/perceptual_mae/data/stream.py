@@ -99,11 +99,15 @@ def auto_workers(on_gpu: bool, processes: int = 1) -> int:
     bare step 780 images/s: 0 workers keep 92 %, 1 worker 88 %). With more cores the step is done so soon that making
     the batch on one of them, while the others wait, would count.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // processes)
+    own = max(1, cores() // processes)
     if on_gpu:
-        return max(1, min(16, cores - 1))
-    return 0 if cores <= 4 else min(4, cores // 4)
+        return max(1, min(16, own - 1))
+    return 0 if own <= 4 else min(4, own // 4)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_method() -> Any:

@@ -1,11 +1,11 @@
 """The plan of a run: what it will take, number by number, each with how it is known."""
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from perceptual_mae.data import stream
 from perceptual_mae.estimate.config import IMAGENET_BYTES, PlanConfig
 from perceptual_mae.estimate.cost import StepCost, count
 from perceptual_mae.estimate.hardware import GPUS, SHARE, SHARE_CPU, USABLE_CPU
@@ -268,7 +268,7 @@ def _cores(config: PlanConfig) -> tuple[int, str]:
         return config.cores, "as --cores says"
     if config.gpu is not None:
         return CORES, "assumed"
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, "of this machine"
+    return stream.cores(), "of this machine"
 
 
 def _precision_here(config: PlanConfig) -> str:
