@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from perceptual_mae.credentials import without_credentials
-from perceptual_mae.data import MAX_PIXELS, auto_workers, open_source
+from perceptual_mae.data import MAX_PIXELS, auto_workers
 from perceptual_mae.data.census import GREY, Census, same_content, take_census
+from perceptual_mae.data.joined import parts_of
 from perceptual_mae.errors import PmaeError, UsageError
-from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from perceptual_mae.models.mae import default_pixels
 from perceptual_mae.pretraining.remarks import remark_on_brightness
 
 UNLIKE = 0.1
@@ -66,8 +67,7 @@ class Checked:
         if 0 < train.shorter_side < SMALL:
             side, patch = fitting(train.shorter_side)
             found.append(f"The images are small: --image-size {side} --patch-size {patch}.")
-        default = (IMAGENET_MEAN, IMAGENET_STD) if self.channels == 3 else ((0.5,), (0.25,))
-        usual = np.concatenate([np.broadcast_to(values, self.channels) for values in default])
+        usual = np.concatenate(default_pixels(self.channels))
         if not grey and np.abs(usual - [*train.mean, *train.std]).max() > UNLIKE:
             mean, std = (f"'[{_numbers(values, ',')}]'" for values in (train.mean, train.std))
             found.append(f"Mean and std are not those of photographs: --pixels.mean {mean} --pixels.std {std}.")
@@ -144,8 +144,7 @@ def check_data(
     if isinstance(workers, int) and workers < 0:
         raise UsageError(f"--workers {workers}: must be auto, 0 or more")
     many = workers if isinstance(workers, int) else auto_workers(on_gpu=True)  # nothing else is to be done meanwhile
-    opened = {name: open_source(data, name, channels=channels) for name in ("train", "validation")}
-    sources = {name: source for name, source in opened.items() if source is not None}
+    sources = parts_of(data, channels=channels)
     if not len(sources.get("train", ())):
         raise UsageError(f"--data {data}: there are no training images")
     total, before = sum(map(len, sources.values())), 0

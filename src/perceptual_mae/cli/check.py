@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
+from perceptual_mae.training.config import LoaderConfig
 
 
 def make_parser() -> Parser:
@@ -12,7 +13,7 @@ def make_parser() -> Parser:
     parser = Parser("check", "Read every image once: what there is, what cannot be read, and which settings fit.")
     parser.add_argument("--data", type=str, required=True, help="images, as of `pmae pretrain`")
     parser.add_argument("--channels", type=int, default=3, help="of the images, as --pixels.channels")
-    parser.add_argument("--max_pixels", type=int, default=100_000_000, help="as --loader.max-pixels")
+    parser.add_argument("--max_pixels", type=int, default=LoaderConfig.max_pixels, help="as --loader.max-pixels")
     parser.add_argument("--workers", type=int | Literal["auto"], default="auto", help="processes that read")
     parser.add_argument("--json", type=str | None, help="file to write everything to, for other programs")
     return parser

@@ -161,12 +161,11 @@ def _by_channels(channels: int) -> str:
     return {1: GREY, 3: COLOUR, 4: f"{COLOUR} with transparency"}.get(channels, f"{channels} channels")
 
 
-def same_content(*parts: Iterable[tuple[bytes, str]]) -> list[list[str]]:
+def same_content(digests: Iterable[tuple[bytes, str]]) -> list[list[str]]:
     """Names of images with the same content: a list for each content that there is more than once."""
     names: dict[bytes, list[str]] = {}
-    for part in parts:
-        for digest, name in part:
-            names.setdefault(digest, []).append(name)
+    for digest, name in digests:
+        names.setdefault(digest, []).append(name)
     return [many for many in names.values() if len(many) > 1]
 
 

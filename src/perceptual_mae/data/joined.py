@@ -36,6 +36,18 @@ class Joined:
         return digest(b"joined", *(f"{name} {part.fingerprint()}".encode() for name, part in parts))
 
 
+def parts_of(spec: str, split: str = "all", *, channels: int = 3) -> dict[str, Source]:
+    """The splits of a data argument by name: of `train` and `validation`, or the one that is asked for, what it has.
+
+    Raises:
+        UsageError: it is no data.
+        PmaeError: it cannot be loaded.
+    """
+    wanted = ("train", "validation") if split == "all" else (split,)
+    found = {name: open_source(spec, name, channels=channels) for name in wanted}
+    return {name: source for name, source in found.items() if source is not None}
+
+
 def open_splits(spec: str, split: str, *, channels: int = 3) -> Source:
     """Open one split of a data argument (`train`, `validation`), or `all` of it.
 
@@ -43,9 +55,7 @@ def open_splits(spec: str, split: str, *, channels: int = 3) -> Source:
         UsageError: it is no data, or has no such split.
         PmaeError: it cannot be loaded.
     """
-    wanted = ("train", "validation") if split == "all" else (split,)
-    found = {name: open_source(spec, name, channels=channels) for name in wanted}
-    parts = {name: source for name, source in found.items() if source is not None}
+    parts = parts_of(spec, split, channels=channels)
     if not parts:
         raise UsageError(f"--data {spec}: it has no {split} images")
     return Joined(spec, parts) if len(parts) > 1 else next(iter(parts.values()))

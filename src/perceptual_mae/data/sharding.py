@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from perceptual_mae.data.open import open_source
+from perceptual_mae.data.joined import parts_of
 from perceptual_mae.data.shard_file import ShardRecord, finished, remove_notes, restore_notes, verify, write_shard
 from perceptual_mae.data.stream import BatchStream
 from perceptual_mae.data.streaming.index import NAME, index_of
@@ -178,9 +178,7 @@ class ShardMaker:
 
 
 def _open(spec: str, split: str, channels: int) -> dict[str, Source]:
-    wanted = ("train", "validation") if split == "all" else (split,)
-    found = {name: open_source(spec, name, channels=channels) for name in wanted}
-    sources = {name: source for name, source in found.items() if source is not None}
+    sources = parts_of(spec, split, channels=channels)
     if not sources:
         raise UsageError(f"{spec}: it has no {split} images")
     return sources

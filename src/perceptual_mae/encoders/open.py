@@ -16,7 +16,7 @@ from perceptual_mae.encoders.vit import NoVitError, vit
 from perceptual_mae.errors import PmaeError, UsageError, nearest
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder, RawPixels
-from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from perceptual_mae.models.mae import IMAGENET_MEAN, IMAGENET_STD, default_pixels
 from perceptual_mae.models.weights import unwrap
 from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.build import trained_model
@@ -197,9 +197,9 @@ def _pixels(given: Mapping[str, Sequence[float]], channels: int) -> tuple[list[f
     fits = all(len(values) in (1, channels) for values in (mean, std)) and all(value > 0 for value in std)
     if fits:
         return _spread(mean, channels), _spread(std, channels), ""
-    if channels == len(IMAGENET_MEAN):
-        return list(IMAGENET_MEAN), list(IMAGENET_STD), "; mean and std are ImageNet's: the file does not say"
-    return [0.5] * channels, [0.25] * channels, "; mean and std are 0.5 and 0.25: the file does not say"
+    usual = "ImageNet's" if channels == len(IMAGENET_MEAN) else "0.5 and 0.25"
+    mean, std = map(list, default_pixels(channels))
+    return mean, std, f"; mean and std are {usual}: the file does not say"
 
 
 def _spread(values: Sequence[float], channels: int) -> list[float]:

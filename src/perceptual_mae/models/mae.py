@@ -91,7 +91,7 @@ class MaskedAutoencoder(nn.Module):
         self.scales: tuple[tuple[int, int], ...] = (self.image_size,)
         self.num_patches = self.grid[0] * self.grid[1]
 
-        default_mean, default_std = (IMAGENET_MEAN, IMAGENET_STD) if in_channels == 3 else ((0.5,), (0.25,))
+        default_mean, default_std = default_pixels(in_channels)
         self.register_buffer("mean", _per_channel(mean or default_mean, in_channels, "mean"))
         self.register_buffer("std", _per_channel(std or default_std, in_channels, "std"))
 
@@ -238,6 +238,13 @@ def initialise_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+def default_pixels(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of each channel, of images in [0, 1], where nobody says: ImageNet's for three, else 0.5 and 0.25."""
+    if channels == len(IMAGENET_MEAN):
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (0.5,) * channels, (0.25,) * channels
 
 
 def _per_channel(values: Sequence[float], channels: int, name: str) -> Tensor:
