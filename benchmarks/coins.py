@@ -4,7 +4,6 @@ two cores. Masks come from a local threshold, and are written and read as a COCO
 import argparse
 import json
 import math
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from skimage.segmentation import clear_border
 
 from perceptual_mae import load_encoder
 from perceptual_mae.augment.jitter import LargeScaleJitter
-from perceptual_mae.data import SamplePlan, to_float
+from perceptual_mae.data import SamplePlan, cores, to_float
 from perceptual_mae.data.coco import open_coco
 from perceptual_mae.data.coco_masks import encode
 from perceptual_mae.data.labelled import labelled_loader
@@ -118,7 +117,7 @@ def main() -> None:
         "seconds": round(seconds, 1),
         "processor_seconds": round(time.process_time() - processor, 1),
         "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "goal": GOAL,
     }
     print(json.dumps(result))

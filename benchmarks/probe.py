@@ -3,13 +3,13 @@ k-NN on the same features. Prints JSON."""
 
 import argparse
 import json
-import os
 import statistics
 import time
 
 import torch
 
 from benchmarks.measure import seconds
+from perceptual_mae.data import cores
 from perceptual_mae.evaluation.knn import KS, knn_scores
 from perceptual_mae.evaluation.linear_probe import cached_probe
 from perceptual_mae.evaluation.probe_config import LinearProbeConfig
@@ -47,7 +47,7 @@ def main() -> None:
         "learning_rates": len(config.learning_rates),
         "epochs": config.epochs,
         "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "probe_seconds": round(statistics.median(probe), 2),
         "probe_processor_seconds": round(processor, 2),
         "probe_seconds_least": round(min(probe), 2),

@@ -235,6 +235,6 @@ def image_vectors(encoder: Encoder, images: Tensor, block: int | None) -> Tensor
     if not len(images):
         return torch.empty(0, 2 * encoder.embed_dim)
     device = encoder.mean.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(encoder.mean.device.type)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device.type)):
         tokens = encoder(to_float(images.to(device, non_blocking=True)), block).float()
     return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1).cpu()

@@ -99,6 +99,17 @@ class Backbone(nn.Module):
             maps = [*maps[:-1], patches.mT.unflatten(2, self.grid)]
         return [one.contiguous() for one in maps]
 
+    def several(self, count: int, what: str) -> tuple[int, ...]:
+        """The blocks of `evenly`, all of them different.
+
+        Raises:
+            ValueError: the network has fewer; the message says `what` needs them.
+        """
+        blocks = self.evenly(count)
+        if len(set(blocks)) < count:
+            raise ValueError(f"{what} needs {count} blocks, the network has {self.depth}")
+        return blocks
+
     def evenly(self, count: int = 4) -> tuple[int, ...]:
         """`count` blocks at equal distances, the last one among them; of 12 blocks 2, 5, 8 and 11."""
         return tuple(max(0, round(self.depth * (i + 1) / count) - 1) for i in range(count))

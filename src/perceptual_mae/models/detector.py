@@ -206,9 +206,8 @@ class _Body(nn.Module):
         super().__init__()
         self.out_channels = min(_WIDTH, backbone.embed_dim)
         self.backbone = backbone
-        self.blocks = (backbone.depth - 1,) if pyramid == "last" else backbone.evenly(len(SCALES))
-        if pyramid == "several" and len(set(self.blocks)) < len(SCALES):
-            raise ValueError(f"a pyramid of several maps needs {len(SCALES)} blocks, the network has {backbone.depth}")
+        last = (backbone.depth - 1,)
+        self.blocks = last if pyramid == "last" else backbone.several(len(SCALES), "a pyramid of several maps")
         kind = SimplePyramid if pyramid == "last" else SeveralMapsPyramid
         self.pyramid = kind(backbone.embed_dim, self.out_channels)
 

@@ -58,9 +58,7 @@ class VitPyramid(PreTrainedModel):
         arguments = dict(config.backbone)
         architecture = Architecture.from_dict(arguments.pop("architecture"))
         self.backbone = Backbone(architecture, tuple(arguments.pop("image_size")), **arguments)
-        self.blocks = self.backbone.evenly(_MAPS)
-        if len(set(self.blocks)) < _MAPS:
-            raise ValueError(f"UperNet needs {_MAPS} blocks, the network has {self.backbone.depth}")
+        self.blocks = self.backbone.several(_MAPS, "UperNet")
         width = self.backbone.embed_dim
         finest = max(0, round(math.log2(self.backbone.patch_size / _FINEST)))
         self.rescale = nn.ModuleList(_rescaled(width, finest - level) for level in range(_MAPS))
