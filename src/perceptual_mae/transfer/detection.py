@@ -3,6 +3,7 @@ does it (arXiv 1405.0312)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +18,12 @@ from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.encoders.skips import has_skips
-from perceptual_mae.errors import PmaeError, UsageError, said_of
+from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models.detector import Detector, Pyramid
 from perceptual_mae.models.task_network import Prediction, TaskNetwork
 from perceptual_mae.seeds import Stream, permutation
 from perceptual_mae.transfer.config import DetectionConfig
+from perceptual_mae.transfer.task import open_validation
 
 HELD_OUT = 0.2
 """Share of the images that is validated on where the data has one split only."""
@@ -174,17 +176,11 @@ def open_detection(config: DetectionConfig) -> tuple[Detection, list[str]]:
 def _open_images(config: DetectionConfig, channels: int) -> tuple[CocoSource, CocoSource, list[str]]:
     """Training and validation images with the same categories, and what is to be said of them."""
     notes: list[str] = []
-    limits = {"channels": channels, "max_pixels": config.loader.max_pixels}
-    train = open_coco(config.data, "train", **limits)
+    opened = partial(open_coco, channels=channels, max_pixels=config.loader.max_pixels)
+    train = opened(config.data, "train")
     if train is None:
         raise UsageError(f"--data {config.data}: there are no training images")
-    if config.val_data is None:
-        validation = open_coco(config.data, "validation", **limits)
-    else:
-        with said_of("--val-data"):
-            validation = open_coco(config.val_data, "validation", **limits)
-            if validation is None:
-                validation = open_coco(config.val_data, "train", **limits)
+    validation = open_validation(config, opened)
     if validation is None:
         if len(train) < 2:
             raise UsageError(f"--data {config.data}: there is one image only, and none to validate on: give --val-data")

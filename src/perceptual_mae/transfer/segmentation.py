@@ -15,9 +15,10 @@ from perceptual_mae.data.ade import IGNORED, AdeSource, open_ade
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.errors import PmaeError, UsageError, said_of
+from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models.task_network import TaskNetwork
 from perceptual_mae.transfer.config import SegmentationConfig
+from perceptual_mae.transfer.task import open_validation
 
 if TYPE_CHECKING:
     from perceptual_mae.models.segmenter import Segmenter
@@ -167,13 +168,7 @@ def open_masks(config: SegmentationConfig, channels: int) -> tuple[AdeSource, Ad
         why = "masks have values from 1 on, 0 is where nothing is asked: write 1 and 2 for background and object"
         raise UsageError(f"--data {config.data}: there is one class, and nothing to tell apart ({why})")
     opened = partial(open_ade, classes=train.classes, channels=channels, max_pixels=limit)
-    if config.val_data is None:
-        validation = opened(config.data, "validation")
-    else:
-        with said_of("--val-data"):
-            validation = opened(config.val_data, "validation")
-            if validation is None:
-                validation = opened(config.val_data, "train")
+    validation = open_validation(config, opened)
     if validation is None:
         advice = "move some images and masks there, or name other data with --val-data"
         raise UsageError(f"--data {config.data}: there is no images/validation to measure on: {advice}")

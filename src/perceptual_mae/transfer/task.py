@@ -3,14 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from perceptual_mae.data.labelled import LabelledSource, Sample
 from perceptual_mae.data.types import Skip
+from perceptual_mae.errors import said_of
 from perceptual_mae.models.task_network import TaskNetwork
+from perceptual_mae.transfer.config import FinetuneConfig
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -78,3 +82,20 @@ class Task(Protocol):
     def export(self, network: TaskNetwork, folder: Path) -> None:
         """Write the best network for other people's tools, where they have a form for it."""
         ...
+
+
+def open_validation(config: FinetuneConfig, opened: Callable[[str, str], Opened | None]) -> Opened | None:
+    """The validation images of `--val-data`, or its images where it is not split; without it, those of `--data`.
+
+    Args:
+        config: of the run.
+        opened: opens a split of a data argument; None where that has no such split.
+
+    Raises:
+        UsageError, PmaeError: as `opened`; what it says of `--data` is said of the flag that was given.
+    """
+    if config.val_data is None:
+        return opened(config.data, "validation")
+    with said_of("--val-data"):
+        validation = opened(config.val_data, "validation")
+        return opened(config.val_data, "train") if validation is None else validation
