@@ -50,15 +50,15 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
             yield Cell(**shape, method=row, epochs=epochs_of(row, options), seed=seed)
 
 
-def measure_cost(model: str, size: int, network: str) -> Path:
-    """Time what a step of each row costs relative to `mse`, by `benchmarks.step_cost`, and keep it."""
+def measure_cost(name: str, model: str, size: int, network: str) -> Path:
+    """Time what a step of each row of a table costs relative to `mse`, by `benchmarks.step_cost`, and keep it."""
     shape = ["--model", model, "--image-size", str(size), "--patch-size", "8", "--batch", "64"]
     shape += ["--every-epoch", "--cycles", "2"]
     rows = [*(("--loss-network", network) if network else ()), "--methods", *ROWS]
     command = [sys.executable, "-m", "benchmarks.step_cost", *shape, *rows]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     relative = {row: found["relative"] for row, found in told["methods"].items()}
-    write_json(table.COST, table.known_costs() | {model: relative})
+    write_json(table.COST, table.known_costs() | {name: relative})
     return table.COST
 
 
@@ -66,21 +66,27 @@ def epochs_of(row: str, options: argparse.Namespace) -> int:
     """As many as are asked for; at equal time, as many as take the time that the slowest row takes for these."""
     if not options.equal_time:
         return int(options.epochs)
-    epochs = table.equal_time(options.model, options.epochs)
+    epochs = table.equal_time(name_of(options), options.epochs)
     if row not in epochs:
-        raise UsageError(f"--equal-time: run `python -m benchmarks.table2_small cost --model {options.model}` first")
+        again = f"--data {options.data} --model {options.model} --image-size {options.image_size}"
+        raise UsageError(f"--equal-time: run `python -m benchmarks.table2_small cost {again}` first")
     return epochs[row]
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Of the table that is asked for."""
+    return Cell(options.data, table.BASE, model=options.model).table
 
 
 def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     """Make what is not a cell."""
     if options.what == "cost":
-        return [measure_cost(options.model, options.image_size, options.network)]
+        return [measure_cost(name_of(options), options.model, options.image_size, options.network)]
     if options.what == "floors":
         return [measure_floors(options.data, options.model, options.image_size, options.out, workers, options.network)]
     if options.what == "page":
         return [page.write(), *charts.draw(table.all_cells())]
-    name = f"{Path(options.data).name}-{options.model}"
+    name = name_of(options)
     if options.what == "judge":
         return [judge(options.out / name, options.judge, options.cells, workers)]
     return pictures.draw(options.out / name, options.cells, pictures.IMAGES / name)
@@ -130,12 +136,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     begun, failed = time.monotonic(), 0
     for cell in cells(options):
-        if cell.file.is_file():
-            continue
-        if time.monotonic() - begun > 60 * options.minutes:
-            print("the sitting is over; the same command goes on", file=sys.stderr)
-            break
         try:
+            if cell.found():
+                continue
+            if time.monotonic() - begun > 60 * options.minutes:
+                print("the sitting is over; the same command goes on", file=sys.stderr)
+                break
             fill(
                 cell,
                 options.out,

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perceptual_mae import __version__
+from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json
 from perceptual_mae.finetune import finetune
@@ -78,6 +79,18 @@ class Cell:
         """Where its numbers are kept."""
         return RESULTS / self.table / ("knobs" if self.knob else "rows") / f"{self.name}.json"
 
+    def found(self) -> dict[str, Any]:
+        """The content of its file; empty before it was filled.
+
+        Raises:
+            UsageError: the file is of images of another size: all of a table have the same.
+        """
+        content = read_if_there(self.file)
+        size = content.get("cell", {}).get("size", self.size)
+        if size != self.size:
+            raise UsageError(f"--image-size {self.size}: {self.file} is of images of {size} pixels, like its table")
+        return content
+
     def folder(self, runs: Path) -> Path:
         """Of its comparison, in the folder of all of them: with weights, logs and pictures."""
         return runs / self.table / self.name
@@ -132,8 +145,8 @@ def fill(
     Returns:
         the content of its file.
     """
-    if cell.file.is_file():
-        return read(cell.file)
+    if there := cell.found():
+        return there
     settings = cell.settings(network, precision, workers)
     out = cell.folder(folder)
     evaluation = EvaluateConfig(encoder="", fd=(network,) if network else (), workers=0)

@@ -76,7 +76,7 @@ def beside_base(found: Sequence[Found], data: str, model: str, epochs: str, budg
     base = chosen.pop(BASE, [])
     if not base or not chosen:
         return ["No row stands beside `mse` yet."]
-    costs = known_costs().get(model, {})
+    costs = known_costs().get(f"{data}-{model}", {})
     lines = [line("method", "linear probe, mean token", "ranges", "FD", "ranges", "time of a step")]
     lines.append(line("---", "---:", "---", "---:", "---", "---:"))
     for name, many in chosen.items():

@@ -69,7 +69,7 @@ DRAWN = COLUMNS[-4:]
 
 
 def known_costs() -> dict[str, dict[str, float]]:
-    """What a step costs beside one of `mse`: by model, then by row; empty before it was timed."""
+    """What a step costs beside one of `mse`: by table (`DATA-MODEL`), then by row; empty before it was timed."""
     return read_if_there(COST)
 
 
@@ -78,9 +78,9 @@ def all_cells(folder: Path = RESULTS) -> list[Found]:
     return [read(file) for file in sorted(folder.glob("*/*/*.json"))]
 
 
-def equal_time(model: str, epochs: int) -> dict[str, int]:
-    """Epochs of each row in the time in which the slowest row has `epochs`; empty before steps were timed."""
-    costs = known_costs().get(model, {})
+def equal_time(name: str, epochs: int) -> dict[str, int]:
+    """Epochs of each row of a table in the time in which its slowest has `epochs`; empty before steps were timed."""
+    costs = known_costs().get(name, {})
     return {row: round(epochs * max(costs.values()) / cost) for row, cost in costs.items()}
 
 
@@ -93,7 +93,7 @@ def rows(found: Iterable[Found], data: str, model: str, epochs: int, budget: str
         epochs: of every row; at equal time, of the slowest.
         budget: what rows have the same of: `epochs` or `time`.
     """
-    asked = equal_time(model, epochs) if budget == "time" else {}
+    asked = equal_time(f"{data}-{model}", epochs) if budget == "time" else {}
     chosen: dict[str, list[Found]] = defaultdict(list)
     for one in found:
         cell = one["cell"]

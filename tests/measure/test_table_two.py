@@ -65,6 +65,8 @@ def test_a_cell_is_trained_measured_and_kept(
 
     fill(cell, tmp_path / "runs", precision="fp32", workers=0, finetuned=False)
     assert in_this_process == ["mse-seed0"], "what is there is not repeated"
+    with pytest.raises(UsageError, match=r"--image-size 64: .*\.json is of images of 32 pixels"):
+        fill(replace(cell, size=64), tmp_path / "runs", precision="fp32", workers=0, finetuned=False)
 
     file = judge.judge(tmp_path / "runs" / cell.table, cell.name, [cell.name], 0)
     judged = json.loads(file.read_text(encoding="utf-8"))
@@ -114,7 +116,7 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 
 def test_equal_time_is_more_epochs_of_what_costs_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = dict.fromkeys(table2_small.ROWS, 2.0) | {"mse": 1.0, "stylegan2-ada-p": 3.0}
-    (tmp_path / "cost.json").write_text(json.dumps({"micro": cost}), encoding="utf-8")
+    (tmp_path / "cost.json").write_text(json.dumps({"tiny-imagenet-40-micro": cost}), encoding="utf-8")
     monkeypatch.setattr(table, "COST", tmp_path / "cost.json")
     options = table2_small.make_parser().parse_args(["rows", "--epochs", "10", "--equal-time"])
     epochs = {cell.method: cell.epochs for cell in table2_small.cells(options)}
@@ -127,7 +129,7 @@ def test_equal_time_is_more_epochs_of_what_costs_less(tmp_path: Path, monkeypatc
         (["pictures"], "--cells is missing"),
         (["pictures", "--cells", "mse-9ep-seed0"], "--cells mse-9ep-seed0: was not trained in"),
         (["judge", "--cells", "mse-9ep-seed0"], "--cells mse-15ep-seed1: was not trained in"),
-        (["rows", "--equal-time", "--model", "huge"], "cost --model huge"),
+        (["rows", "--equal-time", "--model", "huge"], "cost --data .* --model huge --image-size 64` first"),
         (["rows", "--rows", "nothing"], "--rows nothing: there are mse"),
     ],
 )
@@ -189,7 +191,7 @@ def test_at_equal_time_what_costs_less_has_more_epochs(
     longer["cell"]["epochs"] = 30
     found = [*FOUND, longer]
     assert page.rows_table(found, "photos", "micro", "15", "time") == ["No cell of this table has been filled yet."]
-    table.COST.write_text(json.dumps({"micro": {"mse": 1.0, "ms-ssim": 1.5, "timm-p": 2.0}}), encoding="utf-8")
+    table.COST.write_text(json.dumps({"photos-micro": {"mse": 1.0, "ms-ssim": 1.5, "timm-p": 2.0}}), encoding="utf-8")
     _, _, *rows = map(cells_of, page.rows_table(found, "photos", "micro", "15", "time"))
     assert [row[:4] for row in rows] == [["`mse`", "30", "1", "29.0"], ["`timm-p`", "15", "2", "31.0 ± 1.0"]]
 
@@ -221,7 +223,7 @@ def test_rows_stand_beside_mse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ["`ms-ssim`", "+0.0 points", "one seed", "-29 %", "one seed", "x 2.0"],
         ["`timm-p`", "+5.0 points", "apart", "-50 %", "apart", "x 2.0"],
     ]
-    table.COST.write_text(json.dumps({"micro": {"mse": 1.0, "ms-ssim": 1.3}}))
+    table.COST.write_text(json.dumps({"photos-micro": {"mse": 1.0, "ms-ssim": 1.3}}))
     _, _, *rows = map(cells_of, page.beside_base(FOUND, "photos", "micro", "15", "epochs"))
     assert [row[-1] for row in rows] == ["x 1.3", "x 2.0"]
     assert page.beside_base(FOUND[2:3], "photos", "micro", "15", "epochs") == ["No row stands beside `mse` yet."]
