@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import seconds
-from perceptual_mae.data import auto_workers, open_source
+from perceptual_mae.data import choose_workers, open_source
 from perceptual_mae.data.subset import sample
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.evaluation.embed import embed
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data", default=str(default) if default.exists() else "photos")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=auto_workers(on_gpu=False))
+    parser.add_argument("--workers", type=int, default=choose_workers("auto", on_gpu=False))
     options = parser.parse_args()
 
     keep_freed_memory()

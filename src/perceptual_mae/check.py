@@ -3,17 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from perceptual_mae.credentials import without_credentials
-from perceptual_mae.data import MAX_PIXELS, auto_workers
+from perceptual_mae.data import MAX_PIXELS, choose_workers
 from perceptual_mae.data.census import GREY, Census, same_content, take_census
 from perceptual_mae.data.joined import parts_of
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models.mae import default_pixels
 from perceptual_mae.pretraining.remarks import remark_on_brightness
+from perceptual_mae.settings import check_workers
 
 UNLIKE = 0.1
 """Images whose mean or deviation is so far from those that a run takes by default are not like photographs."""
@@ -121,7 +122,7 @@ def check_data(
     data: str,
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
-    workers: int | str = "auto",
+    workers: int | Literal["auto"] = "auto",
     progress: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> Checked:
     """Read every image of a data argument once.
@@ -141,9 +142,8 @@ def check_data(
         raise UsageError(f"--channels {channels}: must be at least 1")
     if max_pixels < 1:
         raise UsageError(f"--max-pixels {max_pixels}: must be at least 1")
-    if isinstance(workers, int) and workers < 0:
-        raise UsageError(f"--workers {workers}: must be auto, 0 or more")
-    many = workers if isinstance(workers, int) else auto_workers(on_gpu=True)  # nothing else is to be done meanwhile
+    check_workers(workers)
+    many = choose_workers(workers, on_gpu=True)  # as for a GPU: nothing else is to be done meanwhile
     sources = parts_of(data, channels=channels)
     if not len(sources.get("train", ())):
         raise UsageError(f"--data {data}: there are no training images")

@@ -21,6 +21,16 @@ def free(default: Any) -> Any:
     return field(default=default, metadata={"free": True})
 
 
+def check_workers(workers: int | Literal["auto"]) -> None:
+    """Refuse a number of processes that there cannot be.
+
+    Raises:
+        UsageError: it is negative.
+    """
+    if workers != "auto" and workers < 0:
+        raise UsageError(f"--workers {workers}: must be auto, 0 or more")
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """Nested plain values, ready for YAML; tuples become lists."""
 

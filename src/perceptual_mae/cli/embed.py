@@ -7,6 +7,7 @@ from typing import Literal
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import UsageError
 from perceptual_mae.paths import user_path
+from perceptual_mae.settings import check_workers
 from perceptual_mae.training.launch import adopt_slurm
 
 
@@ -37,10 +38,9 @@ def run(arguments: Sequence[str]) -> None:
     settings = make_parser().parse(arguments)
     if settings.batch_size < 1:
         raise UsageError(f"--batch-size {settings.batch_size}: must be at least 1")
-    if settings.workers != "auto" and settings.workers < 0:
-        raise UsageError(f"--workers {settings.workers}: must be auto, 0 or more")
+    check_workers(settings.workers)
 
-    from perceptual_mae.data import auto_workers
+    from perceptual_mae.data import choose_workers
     from perceptual_mae.data.joined import open_splits
     from perceptual_mae.encoders import open_encoder
     from perceptual_mae.evaluation.embed import embed, skipped_list
@@ -52,9 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     adopt_slurm(os.environ)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(settings.device)
-    workers = settings.workers
-    if workers == "auto":
-        workers = auto_workers(device == "cuda", int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    workers = choose_workers(settings.workers, device == "cuda", int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     else:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
-from perceptual_mae.errors import UsageError, said_of
+from perceptual_mae.errors import said_of
+from perceptual_mae.settings import check_workers
 
 
 def make_parser() -> Parser:
@@ -30,17 +31,16 @@ def make_parser() -> Parser:
 def run(arguments: Sequence[str]) -> None:
     """Write the shards, and say how many images are in them."""
     values = make_parser().parse(arguments)
-    if values.workers != "auto" and values.workers < 0:
-        raise UsageError(f"--workers {values.workers}: must be auto, 0 or more")
+    check_workers(values.workers)
 
-    from perceptual_mae.data import auto_workers
+    from perceptual_mae.data import choose_workers
     from perceptual_mae.data.sharding import ShardSettings, write_shards
     from perceptual_mae.terminal import counting, messages
 
     names = ("seed", "shard_size", "samples", "check", "channels")
     settings = ShardSettings(**{name: values[name] for name in names})
     # As many as for a GPU: nothing else is to be done meanwhile.
-    workers = auto_workers(on_gpu=True) if values.workers == "auto" else values.workers
+    workers = choose_workers(values.workers, on_gpu=True)
     out = Path(values.out).expanduser()
     with counting(messages()) as progress, said_of("DATA"):
         done = write_shards(values.data, out, settings, values.split, workers, progress=progress)

@@ -4,7 +4,7 @@ from perceptual_mae.data.decode import MAX_PIXELS, decode
 from perceptual_mae.data.loader import train_loader
 from perceptual_mae.data.open import open_source, open_validation_or_all
 from perceptual_mae.data.plan import SamplePlan
-from perceptual_mae.data.stream import BatchStream, auto_workers, cores
+from perceptual_mae.data.stream import BatchStream, choose_workers, cores
 from perceptual_mae.data.streaming.plan import StreamPlan, plan_for
 from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.types import Batch, BrokenImage, Item, Skip, Source, to_float
@@ -22,7 +22,7 @@ __all__ = [
     "Source",
     "StreamPlan",
     "StreamSettings",
-    "auto_workers",
+    "choose_workers",
     "cores",
     "decode",
     "eval_batches",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from perceptual_mae.errors import UsageError
+from perceptual_mae.settings import check_workers
 
 PARTS = ("reconstruction", "knn", "linear")
 """What can be measured, in the order in which it is."""
@@ -82,9 +83,9 @@ class EvaluateConfig:
             (self.batch_size >= 1, "batch-size", "must be at least 1"),
             (self.train_images is None or self.train_images >= 2, "train-images", "must be at least 2"),
             (self.test_images is None or self.test_images >= 1, "test-images", "must be at least 1"),
-            (self.workers == "auto" or self.workers >= 0, "workers", "must be auto, 0 or more"),
             (not (self.views and self.protocol == "mae"), "views", "the mae protocol draws its own; leave it out"),
         ]
         for fine, flag, complaint in rules:
             if not fine:
                 raise UsageError(f"--{flag} {getattr(self, flag.replace('-', '_'))}: {complaint}")
+        check_workers(self.workers)

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.data import Source, auto_workers, eval_batches
+from perceptual_mae.data import Source, choose_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig, Pool
@@ -236,7 +236,7 @@ class Measurements:
     @property
     def workers(self) -> int:
         """Processes that read images."""
-        return auto_workers(self.device == "cuda") if self.config.workers == "auto" else self.config.workers
+        return choose_workers(self.config.workers, self.device == "cuda")
 
 
 def mask_ratio(config: EvaluateConfig, subject: Subject) -> float:

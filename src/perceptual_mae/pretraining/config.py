@@ -10,7 +10,7 @@ from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest, printable
 from perceptual_mae.methods import METHODS, Architecture
 from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
-from perceptual_mae.settings import free
+from perceptual_mae.settings import check_workers, free
 from perceptual_mae.training.config import (
     CheckpointConfig,
     LoaderConfig,
@@ -238,7 +238,6 @@ class PretrainConfig:
             *common_rules(self.seed, self.optimizer),
             betas_rule("discriminator.betas", self.discriminator.betas),
             (all(one > 0 for one in deviations), f"--pixels.std {deviations}: must be positive"),
-            (self.workers == "auto" or self.workers >= 0, f"--workers {self.workers}: must be auto, 0 or more"),
             (divides, f"--optimizer.accumulate {pieces}: must divide --batch-size {self.batch_size}"),
             (0 <= self.losses.alpha <= 1, f"--losses.alpha {self.losses.alpha}: must lie between 0 and 1"),
             (0 <= self.ada.start <= 1, f"--ada.start {self.ada.start}: must lie between 0 and 1"),
@@ -252,6 +251,7 @@ class PretrainConfig:
         for fine, complaint in rules:
             if not fine:
                 raise UsageError(complaint)
+        check_workers(self.workers)
 
     def _least(self) -> list[tuple[str, float | None, float, str]]:
         """Settings that have a lower limit: flag, value, limit, and the limit in words."""

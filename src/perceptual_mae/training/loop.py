@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
-from perceptual_mae.data import SamplePlan, Skip, auto_workers
+from perceptual_mae.data import SamplePlan, Skip, choose_workers
 from perceptual_mae.errors import PmaeError, WriteError
 from perceptual_mae.files import if_possible, writing
 from perceptual_mae.seeds import Stream, mixed
@@ -270,7 +270,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
     def workers(self) -> int:
         """Processes that read images, for this one."""
         on_gpu, processes = self.accelerator.device.type == "cuda", self.accelerator.num_processes
-        return auto_workers(on_gpu, processes) if self.settings.workers == "auto" else int(self.settings.workers)
+        return choose_workers(self.settings.workers, on_gpu, processes)
 
     # -- what is written down ------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from perceptual_mae.augment.crops import CropConfig, draw_crops, random_crop
 from perceptual_mae.data import (
     Source,
-    auto_workers,
+    choose_workers,
     decode,
     eval_batches,
     open_source,
@@ -150,7 +150,7 @@ class Classification:
             image_size=network.image_size,
             channels=self.validation.channels,
             max_pixels=self.validation.max_pixels,
-            workers=auto_workers(device.type == "cuda") if self.workers == "auto" else self.workers,
+            workers=choose_workers(self.workers, device.type == "cuda"),
         ):
             logits.append(network.logits(to_float(batch.images.to(device))).float().cpu())
             labels.append(batch.labels)

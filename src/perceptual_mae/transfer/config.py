@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError
-from perceptual_mae.settings import free, from_dict
+from perceptual_mae.settings import check_workers, free, from_dict
 from perceptual_mae.training.config import (
     CheckpointConfig,
     LoaderConfig,
@@ -171,7 +171,6 @@ class FinetuneConfig:
             (decay is None or 0 < decay <= 1, f"--layer-decay {decay}: must lie between 0 (excluded) and 1"),
             (drop is None or 0 <= drop < 1, f"--drop-path {drop}: must lie between 0 and 1 (1 excluded)"),
             (0 <= self.ema < 1, f"--ema {self.ema}: must lie between 0 and 1 (1 excluded), such as 0.9999"),
-            (self.workers == "auto" or self.workers >= 0, f"--workers {self.workers}: must be auto, 0 or more"),
             (self.save_every >= 1, f"--save-every {self.save_every}: must be at least 1"),
             (self.log.every >= 1, f"--log.every {self.log.every}: must be at least 1"),
             (self.log.evaluate_every > 0, f"--log.evaluate-every {self.log.evaluate_every}: must be positive"),
@@ -188,6 +187,7 @@ class FinetuneConfig:
         for fine, complaint in rules:
             if not fine:
                 raise UsageError(complaint)
+        check_workers(self.workers)
 
     def _rules(self) -> list[tuple[bool, str]]:
         """What a task has to say of its own settings: whether each is fine, and what to say if not."""
