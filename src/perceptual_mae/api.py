@@ -1,6 +1,5 @@
 """What the commands do, as functions: pre-train, draw reconstructions, write the report, run the demonstration."""
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from perceptual_mae.data import (
 from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.reconstruction import expected_losses, look
-from perceptual_mae.files import if_possible
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
@@ -40,9 +38,9 @@ from perceptual_mae.report.finetuned import write_finetuned_report
 from perceptual_mae.report.html import write_report
 from perceptual_mae.report.run_folder import is_finetuning
 from perceptual_mae.settings import to_dict
-from perceptual_mae.training.device import choose_device, describe_machine, make_accelerator
-from perceptual_mae.training.memory import keep_freed_memory
-from perceptual_mae.training.trackers import check_installed, track_picture, tracking
+from perceptual_mae.training.device import choose_device, describe_machine
+from perceptual_mae.training.trackers import track_picture
+from perceptual_mae.training.whole import accelerator_for, open_until_the_end, train_and_report
 
 EXPECTATION_IMAGES = 256
 """Images that the loss of a model that has learnt nothing is measured on."""
@@ -58,23 +56,16 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         UsageError: settings that cannot be right, or a folder that belongs to another run.
         PmaeError: data that cannot be read, a loss that is not finite, an interruption (everything is saved).
     """
-    config.check()
-    check_installed(config.log.trackers)
-    accelerator = make_accelerator(config.device, config.precision, compiled=config.compile)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
+    accelerator = accelerator_for(config, compiled=config.compile)
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         train, validation = open_data(config)
     run = RunFolder.claim(config, write=main)
-    try:
-        accelerator.wait_for_everyone()
+    with open_until_the_end(run, accelerator):
         pictured, names = some_images(config, validation or train, config.log.picture_images)
         observers = observers_for(config.log, pictured, names, partial(track_picture, accelerator))
         trainer = Trainer(run, train, validation, accelerator, observers, console)
         said = "; ".join(filter(None, (trainer.resume(), begin(trainer))))
-        if trainer.over:
-            said += ": nothing is left to do; more --epochs extend the run"
         if console is not None and main:
             source = without_credentials(config.data)
             what = f"{config.model} / {config.method} on {len(train):,} images of {source} -> {run.path}"
@@ -84,11 +75,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> Path:
         model = trainer.whole_model()
         if model is not None:
             run.describe(**facts(trainer, model, train, validation, accelerator))
-        _fit(trainer, main)
-        return run.path
-    finally:
-        accelerator.end_training()
-        run.close()
+        train_and_report(trainer, partial(report, run.path))
+    return run.path
 
 
 def begin(trainer: Trainer) -> str:
@@ -177,17 +165,6 @@ def facts(
         "state": "running",
         "message": "",
     }
-
-
-def _fit(trainer: Trainer, main: bool) -> None:
-    """Train, and leave a report that says how it ended."""
-    try:
-        with tracking(trainer.accelerator, trainer.run, trainer.step) if main else nullcontext():
-            trainer.fit_and_tell()
-    finally:
-        if main:
-            with if_possible():
-                report(trainer.run.path)
 
 
 def report(run: Path | str) -> Path:

@@ -1,7 +1,6 @@
 """`pmae finetune`, as a function: a labelled task is learnt, evaluated, drawn and reported."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from rich.console import Console
 
 from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
-from perceptual_mae.files import if_possible
 from perceptual_mae.models.cost import count_parameters
 from perceptual_mae.report.finetuned import Pictures, write_finetuned_report
-from perceptual_mae.training.device import describe_machine, make_accelerator
-from perceptual_mae.training.memory import keep_freed_memory
-from perceptual_mae.training.trackers import check_installed, track_picture, tracking
+from perceptual_mae.training.device import describe_machine
+from perceptual_mae.training.trackers import track_picture
+from perceptual_mae.training.whole import accelerator_for, open_until_the_end, train_and_report
 from perceptual_mae.transfer.config import FinetuneConfig
 from perceptual_mae.transfer.folder import FinetuneFolder
 from perceptual_mae.transfer.loop import FinetuneLoop
@@ -34,22 +32,15 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
         UsageError: settings that cannot be right, or a folder that belongs to another run.
         PmaeError: an encoder or data that cannot be read, a loss that is not finite, an interruption (all is saved).
     """
-    config.check()
-    check_installed(config.log.trackers)
-    accelerator = make_accelerator(config.device, config.precision)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
+    accelerator = accelerator_for(config)
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         task, told = open_task(config)
     run = FinetuneFolder.claim(config, write=main)
-    try:
-        accelerator.wait_for_everyone()
+    with open_until_the_end(run, accelerator):
         observers = [Pictures(config.log.pictures, config.seed, partial(track_picture, accelerator))]
         loop = FinetuneLoop(run, task, accelerator, observers, console)
         said = loop.resume()
-        if loop.over:
-            said += ": nothing is left to do; more --epochs extend the run"
         if main:
             if console is not None:
                 what = (
@@ -58,11 +49,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Path:
                 console.print("\n".join(filter(None, (what, *told, said))), highlight=False, markup=False)
             run.describe(**facts(loop, task, told, accelerator))
             run.skip((problem.name, problem.reason) for problem in problems(task))
-        _fit(loop, main)
-        return run.path
-    finally:
-        accelerator.end_training()
-        run.close()
+        train_and_report(loop, partial(write_finetuned_report, run.path))
+    return run.path
 
 
 def problems(task: Task) -> list[Any]:
@@ -93,14 +81,3 @@ def facts(loop: FinetuneLoop, task: Task, told: Sequence[str], accelerator: Acce
         "state": "running",
         "message": "",
     }
-
-
-def _fit(loop: FinetuneLoop, main: bool) -> None:
-    """Train, and leave a report that says how it ended."""
-    try:
-        with tracking(loop.accelerator, loop.run, loop.step) if main else nullcontext():
-            loop.fit_and_tell()
-    finally:
-        if main:
-            with if_possible():
-                write_finetuned_report(loop.run.path)

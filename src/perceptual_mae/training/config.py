@@ -169,6 +169,16 @@ class TrainingSettings(Protocol):
         ...
 
     @property
+    def device(self) -> str:
+        """auto, cpu or cuda."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """auto, fp32 or bf16."""
+        ...
+
+    @property
     def save_every(self) -> int:
         """Steps between checkpoints."""
         ...
@@ -190,4 +200,8 @@ class TrainingSettings(Protocol):
 
     def warmup_share(self, epochs: float) -> float:
         """Share of a run of so many epochs that is warm-up."""
+        ...
+
+    def check(self) -> None:
+        """Refuse settings that cannot be right, with a `UsageError`."""
         ...

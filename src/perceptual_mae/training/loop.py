@@ -355,7 +355,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
             checkpoint.clear_temporary(self.run.checkpoints)
-        return "; ".join(notes)
+        told = "; ".join(notes)
+        return f"{told}: nothing is left to do; more --epochs extend the run" if self.over else told
 
     def put_back(self, found: Checkpoint) -> None:
         """Networks and optimisers as a checkpoint has them."""
