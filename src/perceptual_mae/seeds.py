@@ -39,7 +39,7 @@ def mixed(seed: int, stream: Stream, *place: int) -> int:
     Uses NumPy's `SeedSequence`, so that neighbouring steps or seeds give unrelated numbers.
     """
     words = [number & 0xFFFFFFFFFFFFFFFF for number in (seed, stream, *place)]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator(seed: int, stream: Stream, *place: int) -> torch.Generator:

@@ -37,8 +37,11 @@ def counting(console: Console) -> Iterator[Callable[[int, int | None], None]]:
     Yields:
         what is called with these two numbers.
     """
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     columns = BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

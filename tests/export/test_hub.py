@@ -21,7 +21,8 @@ from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.export import export_encoder, hub
 from perceptual_mae.export.card import CARD
 
-pytest.importorskip("huggingface_hub")
+client = pytest.importorskip("huggingface_hub")
+pytestmark = pytest.mark.skipif(client.__version__.startswith("0."), reason="the server here speaks with later ones")
 
 TOKEN = "hf_" + "x" * 30
 

@@ -17,7 +17,7 @@ INPUT, OUTPUT = "images", "tokens"
 TOLERANCE = 1e-5
 
 _LARGEST = 65_536
-"""Patches of a side."""
+"""Images of a batch, and patches of a side; PyTorch 2.7 finds no graph for batches without an end."""
 
 
 def takes_any_size(source: Source) -> bool:
@@ -31,12 +31,13 @@ def takes_any_size(source: Source) -> bool:
 def program(source: Source) -> ExportedProgram:
     """The encoder as a graph: `images` `(B, C, H, W)` in [0, 1] to `tokens` `(B, 1 + N, D)`.
 
-    B can be anything from 1; H and W, of a plain Vision Transformer, multiples of the patch size from two patches on.
+    B can be anything from 1 to 65,536; H and W, of a plain Vision Transformer, multiples of the patch size from two
+    patches on.
 
     Raises:
         PmaeError: PyTorch cannot make a graph of it.
     """
-    encoder, batch = source.encoder, Dim("batch", min=1)
+    encoder, batch = source.encoder, Dim("batch", min=1, max=_LARGEST)
     sides = {}
     module: nn.Module = encoder
     size = encoder.image_size
