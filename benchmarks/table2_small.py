@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.table2 import charts, knobs, page, pictures, table
-from benchmarks.table2.cell import NETWORK, SHARED, Cell, fill, read
+from benchmarks.table2.cell import NETWORK, SHARED, Cell, fill
 from benchmarks.table2.floors import measure_floors
 from benchmarks.table2.judge import judge
 from perceptual_mae.errors import PmaeError, UsageError
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
             if time.monotonic() - begun > 60 * options.minutes:
                 print("the sitting is over; the same command goes on", file=sys.stderr)
                 break
-            fill(
+            found = fill(
                 cell,
                 options.out,
                 precision=options.precision,
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
                 break
             continue
         print(
-            json.dumps({"benchmark": "table2_small", "cell": cell.name} | read(cell.file).get("measured", {})),
+            json.dumps({"benchmark": "table2_small", "cell": cell.name} | found.get("measured", {})),
             flush=True,
         )
     return failed

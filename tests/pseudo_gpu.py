@@ -22,7 +22,7 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.storage import _StorageBase
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -224,9 +224,9 @@ def _widest(tensors: list[Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, (one.dtype for one in tensors))
 
 
-def _autocast() -> list[torch.library.Library]:
-    everything, own = (torch.library.Library(name, "IMPL", "AutocastPrivateUse1") for name in ("_", "aten"))
-    everything.fallback(torch.library.fallthrough_kernel)
+def _autocast() -> list[library.Library]:
+    everything, own = (library.Library(name, "IMPL", "AutocastPrivateUse1") for name in ("_", "aten"))
+    everything.fallback(library.fallthrough_kernel)
     kinds = (
         (_IN_BF16, lambda _: torch.get_autocast_dtype(NAME)),
         (_IN_FP32, lambda _: torch.float32),
@@ -241,11 +241,11 @@ def _autocast() -> list[torch.library.Library]:
     return [everything, own]
 
 
-def install() -> list[torch.library.Library]:
+def install() -> list[library.Library]:
     """Make `gpu` a device of this process, for good; for as long as what is returned is held."""
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float32]
-    everything, own = (torch.library.Library(name, "IMPL", "PrivateUse1") for name in ("_", "aten"))
+    everything, own = (library.Library(name, "IMPL", "PrivateUse1") for name in ("_", "aten"))
     everything.fallback(_compute)
     for name, implementation in _OWN.items():
         own.impl(name, implementation)
