@@ -46,7 +46,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             started.append(Path(command[-1]).stem)
             self.code = main(command[3:])
 
-        def wait(self) -> int:
+        def wait(self, timeout: float) -> int:
             return self.code
 
     monkeypatch.setattr(comparison.subprocess, "Popen", Started)

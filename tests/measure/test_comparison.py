@@ -1,6 +1,11 @@
 """A comparison from training to report, interrupted and gone on with."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +87,7 @@ def test_how_a_training_ended(config: CompareConfig, monkeypatch: pytest.MonkeyP
     class Ended:
         def __init__(self, *_: Any, **__: Any) -> None: ...
 
-        def wait(self) -> int:
+        def wait(self, timeout: float) -> int:
             return code
 
     monkeypatch.setattr(comparison.subprocess, "Popen", Ended)
@@ -95,6 +100,23 @@ def test_how_a_training_ended(config: CompareConfig, monkeypatch: pytest.MonkeyP
         failure = train(settings, Path(config.out), None)
         assert failure is not None
         assert expected in failure
+
+
+def test_whoever_ends_the_comparison_ends_the_training(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kill` and a container's end reach one process alone; the other would go on, and lock its folder."""
+    began = subprocess.Popen
+
+    def begun(command: list[str], **streams: Any) -> "subprocess.Popen[bytes]":
+        process = began([sys.executable, "-c", "import time; time.sleep(60)"], **streams)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(comparison.subprocess, "Popen", begun)
+    begin = time.monotonic()
+    with pytest.raises(Interrupted, match="the same command continues") as stopped:
+        train(config.run("mse", 0), Path(config.out), None)
+    assert stopped.value.exit_code == 143
+    assert time.monotonic() - begin < 30
 
 
 def test_images_without_labels(config: CompareConfig, in_this_process: list[str], few_images: Path) -> None:

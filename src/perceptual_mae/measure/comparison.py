@@ -5,6 +5,7 @@ evaluation.
 """
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report.comparison import write_comparison
 from perceptual_mae.report.evaluation import headline
 from perceptual_mae.settings import to_dict
-from perceptual_mae.training.signals import Interrupted
+from perceptual_mae.training.signals import Interrupted, StopRequest
 
 Row = dict[str, Any]
 
@@ -96,24 +97,37 @@ def train(settings: PretrainConfig, folder: Path, console: Console | None) -> st
         file.chmod(0o600)  # before the password is in it: nobody else reads that
         file.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     command = [sys.executable, "-m", "perceptual_mae.cli.main", "pretrain", "--config", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=None if console else subprocess.DEVNULL)
     try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reaches it, too: it saves and ends
-        raise Interrupted(f"interrupted; everything is saved in {folder}: the same command continues", 2) from None
+        with StopRequest() as stop:
+            errors = None if console else subprocess.DEVNULL
+            code = _ended(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors), stop)
     finally:
         write_text(file, yaml.safe_dump(shared, sort_keys=False, allow_unicode=True))
-    if code > 128 or code < 0:
-        number = code - 128 if code > 128 else -code
-        if number in (2, 15):
-            raise Interrupted(f"interrupted; everything is saved in {folder}: the same command continues", number)
+    number = stop.signal or (code - 128 if code > 128 else max(0, -code))
+    if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        raise Interrupted(f"interrupted; everything is saved in {folder}: the same command continues", number)
+    if number:
         return f"the process was killed (signal {number}), most often for lack of memory: lower --batch-size"
     if code == UsageError.exit_code:
         raise UsageError(f"{settings.out} could not be trained with these settings: see the line above")
     if code:
         return str(_facts(settings.out).get("message") or f"it ended with exit code {code}")
     return None
+
+
+def _ended(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
+    """The exit code of a process that saves and ends when it is told to, as it is when this one is."""
+    told = False
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except KeyboardInterrupt:
+            return process.wait()  # a second Ctrl-C: it reached that one, too, which ends at once
+        except subprocess.TimeoutExpired:
+            # Ctrl-C reaches both, `kill` and a container's end this one alone. SIGTERM is no second Ctrl-C.
+            if stop.signal and not told:
+                process.terminate()
+                told = True
 
 
 def _is_done(settings: PretrainConfig) -> bool:
