@@ -17,12 +17,14 @@ from perceptual_mae.report.figures import WORDS, save
 DPI = 150
 NAMES = 5
 """In a line of the legend."""
+BARS = 4
+"""Of a plot: fewer are read as fast in the table."""
 LEAST = 4.0
 """Points that the axis of a probe has at least: with 2,000 images to measure on, one point is no difference."""
 
 
 def draw(found: Sequence[Found], drawn: Path = IMAGES) -> list[Path]:
-    """A plot of every table with several rows: `DATA-MODEL-EPOCHS-BUDGET.png`, `DATA-MODEL-knobs.png`."""
+    """A plot of every table with several rows or settings: `DATA-MODEL-EPOCHS-BUDGET.png`, `DATA-MODEL-knobs.png`."""
     tables = sorted({(one["cell"]["data"], one["cell"]["model"]) for one in found})
     written = []
     for data, model in tables:
@@ -31,7 +33,7 @@ def draw(found: Sequence[Found], drawn: Path = IMAGES) -> list[Path]:
             chosen = rows(found, data, model, epochs, budget)
             if BASE in chosen and len(chosen) > 1:
                 written.append(save(plane(chosen), drawn / f"{data}-{model}-{epochs}-{budget}.png"))
-        if cells := [one for one in turned(found, data, model) if start_of(one, found)]:
+        if len(cells := [one for one in turned(found, data, model) if start_of(one, found)]) >= BARS:
             written.append(save(turns(cells, found), drawn / f"{data}-{model}-knobs.png"))
     return written
 

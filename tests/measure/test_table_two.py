@@ -275,7 +275,9 @@ def test_the_page_says_what_the_files_say() -> None:
 
 
 def test_plots_are_drawn_of_every_table(tmp_path: Path) -> None:
-    drawn = charts.draw(FOUND, tmp_path)
+    turned = [made("mse", knob=f"lr={rate}e-4") for rate in (1, 2, 6)]
+    assert [file.name for file in charts.draw([*FOUND, *turned[:2]], tmp_path)] == ["photos-micro-15-epochs.png"]
+    drawn = charts.draw([*FOUND, *turned], tmp_path)
     assert [file.name for file in drawn] == ["photos-micro-15-epochs.png", "photos-micro-knobs.png"]
     for file in drawn:
         with Image.open(file) as picture:

@@ -26,7 +26,7 @@ MakeConfig = Callable[..., PretrainConfig]
 SETTINGS: dict[str, Any] = {
     "method": "stylegan2-ada-p",
     "batch_size": 24,  # 1, 2 and 3 processes have groups of four images for the minibatch standard deviation
-    "lr": None,
+    "lr": 1.4e-5,  # at higher ones the game amplifies what rounding does
     "ada": AdaConfig(images=500),
     "losses": LossesConfig(perceptual_every=1),
     "save_every": 4,

@@ -151,10 +151,13 @@ def test_settings_of_the_game_that_nobody_gives() -> None:
     )
 
 
-def test_how_hard_terms_may_pull() -> None:
-    """Of the adversarial term, of features of the discriminator, and of those of a fixed network."""
+def test_recipes() -> None:
+    """Learning rate, its power of the batch; the most that the adversarial term, D's features and fixed ones pull."""
     ours = {name: astuple(recipe) for name, recipe in RECIPES.items()}
-    assert ours == {"default": (0.1, 0.3, math.inf), "paper": (math.inf, math.inf, math.inf)}
+    assert ours == {
+        "default": (6e-4, 0.5, 0.1, 0.3, math.inf),
+        "paper": (1.5e-4, 1.0, math.inf, math.inf, math.inf),
+    }
 
 
 def test_they_reach_those_who_play(make_config: Any) -> None:

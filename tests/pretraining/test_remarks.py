@@ -16,7 +16,7 @@ from perceptual_mae.pretraining.remarks import remark_on_brightness, remarks
 
 
 def test_nothing_is_said_of_most_runs() -> None:
-    assert remarks(PretrainConfig(data="photos", method="stylegan2-ada-p"), 1000, 3) == []
+    assert remarks(PretrainConfig(data="photos", method="stylegan2-ada-p"), 1024, 4) == []
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,21 @@ def test_nothing_is_said_of_most_runs() -> None:
 )
 def test_features_that_are_never_matched(settings: dict[str, Any], epochs: int, said: bool) -> None:
     config = PretrainConfig(data="photos", epochs=epochs, **({"method": "msg-gan-p"} | settings))
-    found = remarks(config, 2560, 10)
-    assert bool(found) is said
-    assert not said or "--losses.perceptual-every 1" in found[0]
+    assert any("--losses.perceptual-every 1" in one for one in remarks(config, 2560, 10)) is said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 99}, True),
+        ({"epochs": 100}, False),
+        ({"epochs": 99, "max_steps": 50}, False),  # somebody who counts steps knows how many
+        ({"epochs": 99, "init": "timm:vit_tiny_patch16_224"}, False),
+    ],
+)
+def test_few_steps(settings: dict[str, Any], said: bool) -> None:
+    found = remarks(PretrainConfig(data="photos", **settings), 2560, 10)
+    assert any("This run has only 990 steps" in one for one in found) is said
 
 
 def test_images_that_are_nearly_black() -> None:

@@ -168,10 +168,21 @@ def test_settings_that_are_right() -> None:
     PretrainConfig(data="photos", optimizer=OptimizerConfig(betas=(0.0, 0.5), warmup_epochs=0)).check()
 
 
-def test_learning_rate_is_scaled_by_the_batch() -> None:
-    assert PretrainConfig(data="photos").learning_rate == 1.5e-4
-    assert PretrainConfig(data="photos", batch_size=4096).learning_rate == pytest.approx(2.4e-3)
-    assert PretrainConfig(data="photos", batch_size=4096, lr=1e-3).learning_rate == 1e-3
+@pytest.mark.parametrize(
+    ("recipe", "batch", "expected"),
+    [
+        ("default", 256, 6e-4),
+        ("default", 4096, 2.4e-3),  # MAE's own (arXiv 2111.06377, table 8), from which both rules begin
+        ("default", 16, 1.5e-4),  # the square root of a 256th is a 16th
+        ("paper", 256, 1.5e-4),
+        ("paper", 4096, 2.4e-3),
+        ("paper", 16, 9.375e-6),  # in proportion
+    ],
+)
+def test_learning_rate_grows_with_the_batch(recipe: str, batch: int, expected: float) -> None:
+    config = from_dict(PretrainConfig, {"data": "photos", "recipe": recipe, "batch_size": batch})
+    assert config.learning_rate == pytest.approx(expected)
+    assert dataclasses.replace(config, lr=1e-3).learning_rate == 1e-3
 
 
 def test_warm_up_is_40_of_300_epochs_or_what_was_asked_for() -> None:

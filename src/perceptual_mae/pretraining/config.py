@@ -10,6 +10,7 @@ from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.errors import UsageError, nearest, printable
 from perceptual_mae.methods import METHODS, Architecture
 from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig, LossesConfig, PathConfig
+from perceptual_mae.pretraining.recipe import RECIPES
 from perceptual_mae.settings import check_workers, free
 from perceptual_mae.training.config import (
     CheckpointConfig,
@@ -111,7 +112,7 @@ class PretrainConfig:
         method: row of the paper's Table 2: mse, ms-ssim, ls-gan, ls-gan-p, msg-gan, msg-gan-p, stylegan2-ada-p,
             dvae-p; or timm-p.
         recipe: default: terms that look through a discriminator pull at most so many times as hard as the pixels;
-            paper: as hard as they do, eq. 1 to the letter.
+            paper: as hard as they do, eq. 1 to the letter, at its learning rate.
         architecture: generator of the row, where it has two: msg-mae has U-Net skips; default: the row's first.
         loss_network: fixed network that dvae-p and timm-p look through: dvae:FILE, timm:NAME or timm:NAME:FILE.
         loss_network_size: side of the images that it sees, in pixels; default: those of the model.
@@ -122,7 +123,7 @@ class PretrainConfig:
         epochs: passes over the images. More than before extends a finished run.
         max_steps: stop after so many steps, if that is earlier.
         batch_size: images per step, over all processes and micro-batches together.
-        lr: learning rate; default: 1.5e-4 x batch size / 256.
+        lr: learning rate; default: 6e-4 x sqrt(batch size / 256); with --recipe paper 1.5e-4 x batch size / 256.
         mask_ratio: share of the patches that is removed.
         precision: auto is bf16 on GPUs that have it, else fp32.
         device: auto is a GPU if there is one.
@@ -186,8 +187,8 @@ class PretrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate: `lr`, or the recipe's base rate scaled by the batch (section 4 of the paper)."""
-        return self.lr if self.lr is not None else 1.5e-4 * self.batch_size / 256
+        """The peak learning rate: `lr`, or the recipe's for this batch."""
+        return self.lr if self.lr is not None else RECIPES[self.recipe].learning_rate(self.batch_size)
 
     def warmup_share(self, epochs: float) -> float:
         """Share of a run of so many epochs (`max_steps` may make them fewer than `self.epochs`) that is warm-up."""

@@ -4,6 +4,9 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.schedule import total_steps
 
+FEW_STEPS = 1000
+"""With fewer, random weights have hardly begun to learn: a linear probe is 4 points above them after 468 steps, and 11
+after 3,588 (docs/results.md)."""
 DARK = 0.02
 """Mean brightness below which most images are not as they are meant: 12-bit values in 16-bit files reach 1/16."""
 
@@ -27,6 +30,11 @@ def remarks(config: PretrainConfig, images: int, steps_per_epoch: int) -> list[s
         found.append(
             f"{config.method} matches features in epochs divisible by {every}, and this run ends before the first of "
             "them: they never are; --losses.perceptual-every 1 matches them from the beginning."
+        )
+    if total < FEW_STEPS and config.max_steps is None and config.init is None:
+        found.append(
+            f"This run has only {total:,} steps, in which little is learnt from random weights; a smaller --batch-size "
+            "makes more of them out of the same images, and so do more --epochs."
         )
     return found
 
