@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+import pty
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,36 @@ def test_sigterm_saves_and_the_same_command_continues(
     assert facts["state"] == "stopped"
     assert f"interrupted after step {step}" in facts["message"]
     assert (run / "report.html").exists()
+    pretrain(long_config)
+    assert_same_run(run, uninterrupted)
+
+
+ON_A_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(1), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
+"""Makes standard output the terminal that controls a new session, and goes on as the command that follows."""
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_a_run_with_everything_saved(
+    uninterrupted: Path, long_config: PretrainConfig, assert_same_run: SameRun
+) -> None:
+    """As a connection to another machine does that breaks off: SIGHUP, and nobody is there to read another word."""
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    pmae = [sys.executable, "-m", "perceptual_mae.cli.main", *arguments(long_config)]
+    streams = dict.fromkeys(["stdin", "stdout", "stderr"], theirs)
+    with subprocess.Popen([sys.executable, "-c", ON_A_TERMINAL, *pmae], start_new_session=True, **streams) as process:
+        os.close(theirs)
+
+        def alive() -> bool:
+            with suppress(BlockingIOError):  # a terminal that nobody reads from is full at some time
+                os.read(ours, 2**16)
+            return process.poll() is None
+
+        wait_for_lines(long_config, 3, alive)
+        os.close(ours)
+        assert process.wait(timeout=PATIENCE) == 129
+    run = Path(long_config.out)
+    assert "interrupted after step" in RunFolder.read(run).facts()["message"]
     pretrain(long_config)
     assert_same_run(run, uninterrupted)
 

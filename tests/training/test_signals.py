@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM are remembered, and handlers are given back."""
+"""Signals that end a run are remembered, and handlers are given back."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from perceptual_mae.training.signals import Interrupted, StopNow, StopRequest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_remembered(number: int) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
@@ -34,6 +34,16 @@ def test_a_second_sigterm_changes_nothing() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
+
+
+def test_nohup_keeps_the_end_of_a_terminal_away() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_given_back_after_an_error() -> None:

@@ -5,7 +5,6 @@ evaluation.
 """
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report.comparison import write_comparison
 from perceptual_mae.report.evaluation import headline
 from perceptual_mae.settings import to_dict
-from perceptual_mae.training.signals import Interrupted, StopRequest
+from perceptual_mae.training.signals import STOPPING, Interrupted, StopRequest
 
 Row = dict[str, Any]
 
@@ -104,7 +103,7 @@ def train(settings: PretrainConfig, folder: Path, console: Console | None) -> st
     finally:
         write_text(file, yaml.safe_dump(shared, sort_keys=False, allow_unicode=True))
     number = stop.signal or (code - 128 if code > 128 else max(0, -code))
-    if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    if number in STOPPING:
         raise Interrupted(f"interrupted; everything is saved in {folder}: the same command continues", number)
     if number:
         return f"the process was killed (signal {number}), most often for lack of memory: lower --batch-size"

@@ -118,7 +118,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """Train to the end.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; everything is saved.
+            Interrupted: Ctrl-C or another signal that ends runs; everything is saved.
             WriteError: the disk takes no checkpoint or no line of metrics; what was saved before is whole.
             PmaeError: too many losses are not finite, or the memory is full; the last good checkpoint is kept.
         """

@@ -1,5 +1,6 @@
-"""Ctrl-C and SIGTERM end a run after the current step, with everything saved."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run after the current step, with everything saved."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,13 @@ class StopNow(BaseException):
     """Ends what can be done again, because the run was asked to stop."""
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Slurm sends SIGUSR1 where it is told to say so before it ends a job; SIGHUP comes when a terminal or a connection to
+another machine is closed, unless `nohup` keeps it away."""
+
+
 class StopRequest:
     """Remembers the first signal; a second Ctrl-C interrupts at once. Use as a context manager.
-
-    SIGUSR1 is one: Slurm sends it where it is told to say so before it ends a job.
 
     Attributes:
         signal: number of the signal that came, or 0.
@@ -33,9 +37,13 @@ class StopRequest:
         self.signal = 0
         self._previous: dict[int, signal.Handlers] = {}
         self._hurries = False
+        self._terminals: list[int] = []
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+        for number in STOPPING:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._remember)  # type: ignore[assignment]
             except ValueError:
@@ -65,7 +73,17 @@ class StopRequest:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGHUP:
+            self._speak_to_nobody()
         self.signal = number
         if self._hurries:
             self._hurries = False
             raise StopNow
+
+    def _speak_to_nobody(self) -> None:
+        """Whatever is said on a terminal that is gone would be an error, and end the run before it has saved."""
+        for stream in self._terminals:
+            if not os.isatty(stream):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
