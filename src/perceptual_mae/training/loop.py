@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -59,6 +59,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         unseen: what the last step has learnt was not looked at yet.
         stop: who asks the run to stop.
         total: steps of the whole run.
+        tell: called when a checkpoint has been written after which the run goes on.
     """
 
     modules: Mapping[str, nn.Module]
@@ -75,6 +76,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         self.step, self.unseen = 0, False
         self.stop, self.last_save = StopRequest(), time.monotonic()
         self.meter, self.stopwatch, self.spikes = Meter(), Stopwatch(), Spikes()
+        self.tell: Callable[[], None] | None = None
 
     # -- what a kind of training says ----------------------------------------------------------------------------------
 
@@ -165,6 +167,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         if due or waited or stopping:
             self.save()
             self.last_save = time.monotonic()
+            if self.tell is not None and not (stopping or self.over):
+                self.tell()
         if stopping and (self.unseen or not self.over):
             done = f"interrupted after step {self.step} of {self.total}; everything is saved in {self.run.path}"
             told = f"{done}: the same command continues" if self.accelerator.is_main_process else ""
