@@ -155,8 +155,8 @@ def test_recipes() -> None:
     """Learning rate, its power of the batch; the most that the adversarial term, D's features and fixed ones pull."""
     ours = {name: astuple(recipe) for name, recipe in RECIPES.items()}
     assert ours == {
-        "default": (6e-4, 0.5, 0.1, 0.3, math.inf),
-        "paper": (1.5e-4, 1.0, math.inf, math.inf, math.inf),
+        "default": (6e-4, 0.5, 0.1, 0.3, math.inf, {"micro": 1.5e-3}),
+        "paper": (1.5e-4, 1.0, math.inf, math.inf, math.inf, {}),
     }
 
 

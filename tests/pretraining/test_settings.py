@@ -169,18 +169,21 @@ def test_settings_that_are_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "batch", "expected"),
+    ("recipe", "model", "batch", "expected"),
     [
-        ("default", 256, 6e-4),
-        ("default", 4096, 2.4e-3),  # MAE's own (arXiv 2111.06377, table 8), from which both rules begin
-        ("default", 16, 1.5e-4),  # the square root of a 256th is a 16th
-        ("paper", 256, 1.5e-4),
-        ("paper", 4096, 2.4e-3),
-        ("paper", 16, 9.375e-6),  # in proportion
+        ("default", "base", 256, 6e-4),
+        ("default", "base", 4096, 2.4e-3),  # MAE's own (arXiv 2111.06377, table 8), from which both rules begin
+        ("default", "tiny", 16, 1.5e-4),  # the square root of a 16th is a quarter
+        ("default", "micro", 256, 1.5e-3),
+        ("default", "micro", 64, 7.5e-4),
+        ("paper", "base", 256, 1.5e-4),
+        ("paper", "micro", 256, 1.5e-4),
+        ("paper", "base", 4096, 2.4e-3),
+        ("paper", "base", 16, 9.375e-6),  # in proportion
     ],
 )
-def test_learning_rate_grows_with_the_batch(recipe: str, batch: int, expected: float) -> None:
-    config = from_dict(PretrainConfig, {"data": "photos", "recipe": recipe, "batch_size": batch})
+def test_learning_rate_grows_with_the_batch(recipe: str, model: str, batch: int, expected: float) -> None:
+    config = from_dict(PretrainConfig, {"data": "photos", "recipe": recipe, "model": model, "batch_size": batch})
     assert config.learning_rate == pytest.approx(expected)
     assert dataclasses.replace(config, lr=1e-3).learning_rate == 1e-3
 

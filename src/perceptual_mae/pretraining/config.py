@@ -123,7 +123,8 @@ class PretrainConfig:
         epochs: passes over the images. More than before extends a finished run.
         max_steps: stop after so many steps, if that is earlier.
         batch_size: images per step, over all processes and micro-batches together.
-        lr: learning rate; default: 6e-4 x sqrt(batch size / 256); with --recipe paper 1.5e-4 x batch size / 256.
+        lr: learning rate; default: 6e-4 (micro: 1.5e-3) x sqrt(batch size / 256); with --recipe paper 1.5e-4 x batch
+            size / 256.
         mask_ratio: share of the patches that is removed.
         precision: auto is bf16 on GPUs that have it, else fp32.
         device: auto is a GPU if there is one.
@@ -187,8 +188,8 @@ class PretrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate: `lr`, or the recipe's for this batch."""
-        return self.lr if self.lr is not None else RECIPES[self.recipe].learning_rate(self.batch_size)
+        """The peak learning rate: `lr`, or the recipe's for this model and batch."""
+        return self.lr if self.lr is not None else RECIPES[self.recipe].learning_rate(self.model, self.batch_size)
 
     def warmup_share(self, epochs: float) -> float:
         """Share of a run of so many epochs (`max_steps` may make them fewer than `self.epochs`) that is warm-up."""
