@@ -81,7 +81,7 @@ class PathConfig:
         weight: its weight; 0: none.
         every: steps between penalties, each then weighted by as much.
         decay: how fast the mean length follows.
-        estimator: finite-difference: one more pass of decoder and discriminator; exact: second derivatives (slow).
+        estimator: finite-difference: two more passes of half of the images; exact: second derivatives (slow).
     """
 
     weight: float = 2.0
