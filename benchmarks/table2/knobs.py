@@ -12,10 +12,10 @@ NOTHING = "mask_ratio=0.75"
 
 KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
     # what it is about: {row: its other values}
-    # the rate of MAE and the paper for 256 images, that of the default, the start's 1.5e-3, and twice as much
+    # from MAE's rate for 4,096 images to 256 in proportion and by the square root; and twice the start's 1.5e-3
     "learning rate": {"mse": ("lr=1.5e-4", "lr=6e-4", "lr=3e-3"), START: ("lr=6e-4", "lr=3e-3")},
-    # more steps in the same images; the paper has 16 images in a step. With 64: the rates of paper and default, and
-    # the start's by the square root
+    # more steps in the same images; the paper has 16 images in a step. With 64: MAE's rate in proportion and by the
+    # square root, and the start's by the square root
     "batch": {
         "mse": ("batch_size=64&lr=3.75e-5", "batch_size=64&lr=3e-4", "batch_size=64&lr=7.5e-4"),
         START: ("batch_size=64&lr=7.5e-4", "batch_size=16&lr=3.75e-4"),
