@@ -156,7 +156,7 @@ def test_a_comparison_keeps_a_secret_only_while_it_trains(tmp_path: Path, monkey
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             while_it_trains.append((SECRET in file.read_text(), file.stat().st_mode & 0o077))
 
-        def wait(self) -> int:
+        def wait(self, timeout: float) -> int:
             return 0
 
     monkeypatch.setattr(comparison.subprocess, "Popen", Process)
