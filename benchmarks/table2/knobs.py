@@ -25,6 +25,7 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
         START: ("mask_ratio=0.5", "mask_ratio=0.6"),
     },
     "crop": {"mse": ("crop.scale=[0.4,1.0]", "crop.scale=[0.08,1.0]"), START: ("crop.scale=[0.4,1.0]",)},
+    "batch and crop": {"mse": ("batch_size=64&lr=7.5e-4&crop.scale=[0.4,1.0]",)},
     "decoder": {"mse": ("decoder.depth=1", "decoder.depth=4"), START: ("decoder.depth=1", "decoder.depth=4")},
     "normalised patches": {"mse": ("pixels.norm_pix_loss=true",)},
     "alpha of MS-SSIM": {"ms-ssim": ("losses.alpha=0.5", "losses.alpha=1.0")},
