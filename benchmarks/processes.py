@@ -63,7 +63,7 @@ def work(options: argparse.Namespace) -> None:
 
     from perceptual_mae.api import pretrain
     from perceptual_mae.data.types import to_float
-    from perceptual_mae.pretraining import loop
+    from perceptual_mae.pretraining import player
     from perceptual_mae.pretraining.config import LogConfig, LossesConfig, PretrainConfig
     from perceptual_mae.pretraining.loss_config import AdaConfig
 
@@ -72,7 +72,7 @@ def work(options: argparse.Namespace) -> None:
     torch.set_default_dtype(dtype)
     to_float.__defaults__ = (dtype,)
     if options.brighter:
-        loop.to_float = lambda images: to_float(images).mul_(1 + torch.finfo(dtype).eps)  # type: ignore[assignment,misc]
+        player.to_float = lambda images: to_float(images).mul_(1 + torch.finfo(dtype).eps)  # type: ignore[assignment,misc]
     pretrain(
         PretrainConfig(
             data="photos",

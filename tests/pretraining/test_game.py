@@ -58,10 +58,12 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     return listen(monkeypatch)
 
 
-def cast_for(make_config: Callable[..., PretrainConfig], method: str, **settings: Any) -> Cast:
+def cast_for(
+    make_config: Callable[..., PretrainConfig], method: str, images: int | None = None, **settings: Any
+) -> Cast:
     usual = {"discriminator": DiscriminatorConfig(channel_base=512), "recipe": "paper"}
     config = make_config(method=method, **(usual | settings))
-    return build_cast(config, make_accelerator(config.device, config.precision))
+    return build_cast(config, make_accelerator(config.device, config.precision), images)
 
 
 def batch(cast: Cast, count: int = 8, parts: int = 1) -> list[MicroBatch]:
@@ -188,7 +190,7 @@ def test_what_was_made_of_a_part_is_let_go_of_before_the_next(
     """Or accumulating gradients would not take the memory that it promises."""
     fixed = FixedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), Listed()))
     config = make_config(method=method, discriminator=DiscriminatorConfig(channel_base=512))
-    cast = build_cast(config, make_accelerator("cpu", "fp32"), fixed if METHODS[method].loss_network else None)
+    cast = build_cast(config, make_accelerator("cpu", "fp32"), fixed=fixed if METHODS[method].loss_network else None)
     alive: list[int] = []
     maps: list[Any] = []
     lens: Any = type(cast.step.lens)
@@ -208,7 +210,7 @@ def test_what_was_made_of_a_part_is_let_go_of_before_the_next(
 def test_p_follows_the_discriminator(make_config: Any, learnt: list[dict[str, Tensor]]) -> None:
     """By a share of as many images as there are, not as many as the settings' batch."""
     settings = {"ada": AdaConfig(images=64, every=2), "path": PathConfig(weight=0)}
-    cast = cast_for(make_config, "stylegan2-ada-p", **settings)
+    cast = cast_for(make_config, "stylegan2-ada-p", images=8, **settings)
     verdict = cast.players["discriminator"].module.head.score.bias
     logs = []
     for step in range(9):

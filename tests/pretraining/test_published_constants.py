@@ -38,7 +38,7 @@ TABLE = {
 
 def cast_of(config: PretrainConfig) -> Cast:
     fixed = FixedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), Listed())) if METHODS[config.method].loss_network else None
-    return build_cast(config, make_accelerator("cpu", "fp32"), fixed)
+    return build_cast(config, make_accelerator("cpu", "fp32"), fixed=fixed)
 
 
 def adversary_of(cast: Cast) -> str:
@@ -131,7 +131,7 @@ def test_widths_of_the_discriminator_of_a_base_model(method: str) -> None:
 def test_gamma_of_r1(size: int | str, batch_size: int, gamma: float) -> None:
     """0.0002 * pixels / batch (arXiv 2006.06676)."""
     config = PretrainConfig(data="", method="stylegan2-ada-p", image_size=size, batch_size=batch_size)
-    assert config.r1_gamma == pytest.approx(gamma, rel=1e-12)
+    assert config.r1_gamma(batch_size) == pytest.approx(gamma, rel=1e-12)
 
 
 def test_settings_of_the_game_that_nobody_gives() -> None:

@@ -65,6 +65,41 @@ def test_r1_is_of_what_the_discriminator_receives_and_counts_for_the_steps_witho
     assert log["grad_norm/r1"] == pytest.approx(norm.item(), rel=1e-3)
 
 
+def test_gamma_is_for_the_images_that_a_step_has(make_config: Any) -> None:
+    cast = cast_for(make_config, "stylegan2-ada-p", images=5)
+    assert cast.step.r1 is not None
+    assert cast.step.r1.gamma == pytest.approx(0.0002 * 32 * 32 / 5)
+
+
+class TwoProcesses:
+    """Stands for two processes, of which the other always has twice the gradient of this one."""
+
+    num_processes = 2
+
+    def __init__(self) -> None:
+        self.transfers = 0
+
+    def reduce(self, tensor: Tensor, how: str) -> Tensor:
+        assert how == "mean"
+        self.transfers += 1
+        return 1.5 * tensor
+
+
+def test_gradients_past_the_network_are_averaged_in_one_transfer_where_they_reach(make_config: Any) -> None:
+    player = cast_for(make_config, "mse").players["model"]
+    model, several = player.module, TwoProcesses()
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, 7.0)
+    with player.past_network(several):  # type: ignore[arg-type]
+        for _ in range(2):
+            (model.mask_token.sum() + 3 * model.decoder_pred.bias.sum()).backward()
+    assert several.transfers == 1
+    added = {model.mask_token: 1.5 * 2, model.decoder_pred.bias: 1.5 * 6}
+    for weight in model.parameters():
+        assert weight.grad is not None
+        assert torch.equal(weight.grad, torch.full_like(weight, 7.0 + added.get(weight, 0.0)))
+
+
 # -- the path length ---------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +126,8 @@ def path_penalties(cast: Cast, batch: Sequence[MicroBatch], p: float, exact: boo
             lengths = exact_lengths(features, made.latent, normal_like)
         else:
             lengths = finite_difference_lengths(features, made.latent, normal_like(made.latent))
-        mean = mean + decay * (lengths.mean().detach() - mean)
+        # As far in all parts as in one.
+        mean = mean + (1 - (1 - decay) ** (1 / len(batch))) * (lengths.mean().detach() - mean)
         penalties.append((lengths - mean).square().mean())
     return penalties
 

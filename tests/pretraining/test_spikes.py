@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,15 @@ from torch import Tensor
 from perceptual_mae.api import pretrain
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.losses.path_length import PathLength
+from perceptual_mae.pretraining import regularise
 from perceptual_mae.pretraining.config import LogConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
+from perceptual_mae.pretraining.loss_config import AdaConfig, DiscriminatorConfig
 from perceptual_mae.pretraining.step import TrainingStep
 from perceptual_mae.training.checkpoint import checkpoints, load
 from perceptual_mae.training.config import SpikeConfig
-from perceptual_mae.training.spikes import Spikes
+from perceptual_mae.training.spikes import Spikes, keep_batch
+from perceptual_mae.training.tally import NonFinite, Tally
 
 MakeConfig = Callable[..., PretrainConfig]
 SameRun = Callable[[Path, Path], None]
@@ -146,7 +150,7 @@ def test_a_run_that_was_cut_between_spikes_ends_as_if_it_had_not(
 
 
 def test_a_skipped_step_leaves_the_state_of_the_game_alone(make_config: MakeConfig) -> None:
-    def moves(module: PathLength, lengths: Tensor, mean_length: Tensor | None = None) -> Tensor:
+    def moves(module: PathLength, lengths: Tensor, mean_length: Tensor | None = None, parts: int = 1) -> Tensor:
         module.mean.fill_(float("nan"))
         return lengths.sum() * float("nan")
 
@@ -171,5 +175,49 @@ def test_a_skipped_step_leaves_the_state_of_the_game_alone(make_config: MakeConf
 )
 def test_verdicts(rules: tuple[int, int], verdicts: list[str]) -> None:
     spikes = Spikes()
-    assert [spikes.another(SpikeConfig(*rules)) for _ in verdicts] == verdicts
+    assert [spikes.another(SpikeConfig(*rules), {"loss/total"}) for _ in verdicts] == verdicts
     assert spikes.skipped == len(verdicts)
+
+
+def test_a_penalty_that_is_never_finite_ends_the_run_though_the_steps_between_are(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of its own steps in a row, with ordinary ones between them."""
+    settings = {"method": "stylegan2-ada-p", "discriminator": DiscriminatorConfig(channel_base=512, r1_every=4)}
+    config = make_config(max_steps=40, save_every=6, ada=AdaConfig(start=0.5, every=1), **settings, **QUIET)
+    console = Console(file=StringIO(), width=300)
+    monkeypatch.setattr(regularise, "r1_penalty", lambda judge, real: judge(real).scores.mean() * float("nan"))
+    with pytest.raises(PmaeError) as error:
+        pretrain(config, console)
+    assert str(error.value).startswith("step 36: loss/r1 is nan")
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "step 4: loss/r1 is nan, grad_norm/r1 is nan; its step is skipped" in said
+    assert "the 3. in a row: back to the weights of step 6" in said
+    run = Path(config.out)
+    assert [file.name for file in run.glob("failed-batch-*")] == ["failed-batch-00000004.safetensors"]
+    lines = records(run)
+    assert "loss/total" in lines[4], "the step itself was taken"
+    assert lines[4]["ada_p"] != lines[5]["ada_p"], "and so was that of p"
+
+
+def test_batches_do_not_fill_the_disk(tmp_path: Path) -> None:
+    batch = SimpleNamespace(images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), names=["a"])
+    for step in range(40):
+        keep_batch(tmp_path, step, [batch], process=step % 2)
+    kept = sorted(file.name for file in tmp_path.iterdir())
+    assert len(kept) == 16
+    assert kept[:2] == ["failed-batch-00000000.safetensors", "failed-batch-00000001-process-1.safetensors"]
+
+
+def test_who_met_what_is_not_finite_knows_it() -> None:
+    """Of two processes, whose mean is not finite on both."""
+    told = {}
+    for process, loss in enumerate((1.0, float("nan"))):
+        accelerator = SimpleNamespace(reduce=lambda tensor, how: tensor + float("nan"))
+        tally = Tally(accelerator, 1)  # type: ignore[arg-type]
+        tally.add({"loss": torch.tensor(loss)})
+        tally.whole("grad_norm", torch.tensor(float("nan")))
+        with pytest.raises(NonFinite) as found:
+            tally.means()
+        told[process] = found.value.here
+    assert told == {0: False, 1: True}

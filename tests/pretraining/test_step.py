@@ -49,7 +49,7 @@ def ones(made: Reconstruction, images: Tensor, seen: Any) -> tuple[Tensor, dict[
 def step_for(accelerator: Accelerator, *terms: WeightedTerm, clip: float | None = None) -> TrainingStep:
     network = Toy()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return TrainingStep(accelerator, Player(network, network, optimizer, 0.1), terms, 0.75, clip)
+    return TrainingStep(accelerator, Player(network, network, optimizer, 0.1), terms, 8, 0.75, clip)
 
 
 def batch(parts: int = 1, count: int = 8) -> list[MicroBatch]:
@@ -77,6 +77,13 @@ def test_a_step_follows_the_gradient_of_the_whole_batch(accelerator: Accelerator
     assert log == pytest.approx(expected, rel=1e-5)
     weight = torch.tensor([1.0, -2.0, 3.0]).double() - 0.1 * gradient
     torch.testing.assert_close(take.generator.network.weight.detach().double(), weight, atol=1e-6, rtol=0)
+
+
+def test_images_as_they_were_read_are_those_in_0_to_1(accelerator: Accelerator) -> None:
+    bytes_ = [MicroBatch((part.images * 255).to(torch.uint8), part.noise) for part in batch(2)]
+    floats = [MicroBatch(part.images / 255, part.noise) for part in bytes_]
+    logs = [step_for(accelerator, WeightedTerm("squares", squares))(parts, CLOCK) for parts in (bytes_, floats)]
+    assert logs[0] == logs[1]
 
 
 def test_gradients_do_not_add_up_over_steps(accelerator: Accelerator) -> None:

@@ -143,6 +143,39 @@ def test_a_kill_while_an_old_one_is_deleted_leaves_no_half_of_it(
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{next_step:08d}"]
 
 
+def test_a_kill_while_one_replaces_another_of_the_same_step_leaves_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, at(5), keep=1)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, Checkpoint(5, {"model": {"weight": torch.ones(1)}}, {"seconds": 9.0}), keep=1)
+    clear_temporary(tmp_path)
+    assert load(tmp_path / "step-00000005").training == {"seconds": 9.0}
+
+
+def test_one_that_cannot_take_its_place_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, at(5), keep=1)
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.name.startswith(".tmp-step"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(WriteError):
+        save(tmp_path, Checkpoint(5, {"model": {"weight": torch.ones(1)}}, {"seconds": 9.0}), keep=1)
+    assert whole(tmp_path) == [5]
+    assert load(tmp_path / "step-00000005").training != {"seconds": 9.0}
+
+
 def test_checkpoints_of_before_there_were_manifests_still_load(tmp_path: Path) -> None:
     save(tmp_path, at(5), keep=2)
     path = unsealed(save(tmp_path, at(10), keep=2))

@@ -3,7 +3,7 @@
 import pytest
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.training.launch import adopt_slurm, first_host, is_main
+from perceptual_mae.training.launch import adopt_slurm, first_host, is_main, processes_sharing
 
 STEP = {
     "SLURM_JOB_ID": "123456",
@@ -57,6 +57,24 @@ def test_an_address_that_was_given_stays() -> None:
     environment = {**STEP, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
     adopt_slurm(environment)
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("10.0.0.1", "29500")
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores", "sharing"),
+    [
+        ({}, 96, 32),  # nobody says how many there are here
+        ({"LOCAL_WORLD_SIZE": "8"}, 96, 8),  # torchrun
+        ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_CPUS_PER_TASK": "12"}, 12, 1),  # bound to its own
+        ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_CPUS_PER_TASK": "12"}, 96, 8),  # not bound
+        ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, 12, 8),
+        # torchrun, a task a node: its processes share the task's cores
+        ({"LOCAL_WORLD_SIZE": "8", "SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_CPUS_PER_TASK": "96"}, 96, 8),
+    ],
+)
+def test_processes_that_share_cores(environment: dict[str, str], cores: int, sharing: int) -> None:
+    environment = dict(environment)
+    adopt_slurm(environment)
+    assert processes_sharing(environment, cores, processes=32) == sharing
 
 
 @pytest.mark.parametrize(

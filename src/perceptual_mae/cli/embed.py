@@ -8,7 +8,7 @@ from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import UsageError
 from perceptual_mae.paths import user_path
 from perceptual_mae.settings import check_workers
-from perceptual_mae.training.launch import adopt_slurm
+from perceptual_mae.training.launch import adopt_slurm, processes_sharing
 
 
 def make_parser() -> Parser:
@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from perceptual_mae.data import choose_workers
     from perceptual_mae.data.joined import open_splits
+    from perceptual_mae.data.stream import cores
     from perceptual_mae.encoders import open_encoder
     from perceptual_mae.evaluation.embed import embed, skipped_list
     from perceptual_mae.terminal import counting, messages
@@ -52,7 +53,8 @@ def run(arguments: Sequence[str]) -> None:
     adopt_slurm(os.environ)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(settings.device)
-    workers = choose_workers(settings.workers, device == "cuda", int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    sharing = processes_sharing(os.environ, cores(), world_size)
+    workers = choose_workers(settings.workers, device == "cuda", sharing)
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     else:

@@ -92,7 +92,7 @@ def _next(batches: Iterator[Made | PmaeError]) -> Made | None:
 
 
 def choose_workers(asked: int | Literal["auto"], on_gpu: bool, processes: int = 1) -> int:
-    """So many workers as are asked for, or suit a training process that is one of `processes` on this machine.
+    """So many workers as are asked for, or suit a training process that is one of `processes` on the same cores.
 
     A GPU wants every core but one. Where the training step runs on the cores itself and they are few, a worker would
     only take turns with it, and each turn stalls all of the step's threads: none is faster (2 cores, 64-pixel JPEGs,

@@ -93,7 +93,7 @@ def count(config: PretrainConfig, precision: str) -> StepCost:
         config = replace(config, ada=replace(config.ada, start=0.3))
     accelerator = make_accelerator("cpu", precision)
     with accounting() as accountant:
-        cast = build_cast(config, accelerator, loss_network(config))
+        cast = build_cast(config, accelerator, fixed=loss_network(config))
         taken = _Steps(config, cast, accountant)
         kinds, patient, few, many = kinds_of(cast), patience_of(cast), COUNTED_AT[0], COUNTED_AT[-1]
         plain = min(kinds)

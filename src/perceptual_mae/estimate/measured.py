@@ -94,7 +94,7 @@ def calibrate(config: PretrainConfig, precision: str, cost: StepCost) -> Calibra
     if device == "cpu":
         keep_freed_memory()
     accelerator = make_accelerator(device, precision)
-    cast = build_cast(config, accelerator, loss_network(config, quick=True))
+    cast = build_cast(config, accelerator, fixed=loss_network(config, quick=True))
     images = min(max(2, config.batch_size // config.optimizer.accumulate), _MOST_IMAGES[device])
     part, cycle, patience = micro_batch(config, cast, images, device), cycle_of(cast), patience_of(cast)
 

@@ -249,7 +249,7 @@ def _by_themselves(run: PretrainConfig) -> Mapping[str, int]:
         return {}
     return {
         GENERATOR: run.path.every if run.path.weight else 0,
-        "discriminator": run.discriminator.r1_every if run.r1_gamma else 0,
+        "discriminator": run.discriminator.r1_every if run.r1_gamma(run.batch_size) else 0,
     }
 
 

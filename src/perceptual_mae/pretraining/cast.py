@@ -48,12 +48,16 @@ class Cast:
     step: TrainingStep
 
 
-def build_cast(config: PretrainConfig, accelerator: Accelerator, fixed: FixedNetwork | None = None) -> Cast:
+def build_cast(
+    config: PretrainConfig, accelerator: Accelerator, images: int | None = None, fixed: FixedNetwork | None = None
+) -> Cast:
     """Networks on their device with initial weights, optimisers and the step of a run.
 
     Args:
         config: of the run.
         accelerator: devices, precision and processes.
+        images: of a step over all processes, which are fewer than the settings' batch where the data has not so many;
+            default: that batch.
         fixed: the loss network of a method that has one, if it is not to be opened; what it looks like to those who
             only count.
 
@@ -65,7 +69,9 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator, fixed: FixedNet
     adversary = method.adversary
     regularised = adversary is not None and adversary.regularised
     path_every = config.path.every if regularised and config.path.weight else 0
-    r1_every = config.discriminator.r1_every if regularised and config.r1_gamma else 0
+    images = config.batch_size if images is None else images
+    r1_gamma = config.r1_gamma(images)
+    r1_every = config.discriminator.r1_every if regularised and r1_gamma else 0
 
     model = build_model(config).to(device)
     if config.compile:
@@ -108,10 +114,11 @@ def build_cast(config: PretrainConfig, accelerator: Accelerator, fixed: FixedNet
         accelerator,
         generator,
         build_terms(config),
+        images,
         config.mask_ratio,
         config.optimizer.clip_grad,
         lens,
-        R1(config.r1_gamma, r1_every) if r1_every else None,
+        R1(r1_gamma, r1_every) if r1_every else None,
         path,
     )
     return Cast(model, players, modules, step)

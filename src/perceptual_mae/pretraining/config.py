@@ -196,12 +196,15 @@ class PretrainConfig:
         warmup = self.optimizer.warmup_epochs
         return 40 / 300 if warmup is None else min(1.0, warmup / epochs)
 
-    @property
-    def r1_gamma(self) -> float:
-        """Weight of the R1 penalty: `discriminator.r1_gamma`, or StyleGAN2-ADA's heuristic (arXiv 2006.06676)."""
+    def r1_gamma(self, images: int) -> float:
+        """Weight of the R1 penalty: `discriminator.r1_gamma`, or StyleGAN2-ADA's heuristic (arXiv 2006.06676).
+
+        Args:
+            images: of a step.
+        """
         height, width = self.size
         given = self.discriminator.r1_gamma
-        return 0.0002 * height * width / self.batch_size if given is None else given
+        return 0.0002 * height * width / images if given is None else given
 
     def check(self) -> None:
         """Refuse settings that cannot be right.

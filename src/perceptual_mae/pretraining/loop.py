@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from perceptual_mae.augment.ada import draw_ada
-from perceptual_mae.data import Batch, Source, plan_for, to_float, train_loader
+from perceptual_mae.data import Batch, Source, plan_for, train_loader
 from perceptual_mae.files import write_atomically
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.masking import draw_noise
@@ -59,7 +59,7 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
         super().__init__(run, plan, train.fingerprint(), accelerator, console)
         self.train, self.validation, self.observers = train, validation, observers
 
-        cast = build_cast(config, accelerator)
+        cast = build_cast(config, accelerator, plan.images_per_step)
         self.model, self.players, self.modules, self.take_step = cast.model, cast.players, cast.modules, cast.step
         self.optimizers = {name: (player.optimizer, player.lr) for name, player in cast.players.items()}
         self.recent: deque[Record] = deque(maxlen=2 * LONG)
@@ -119,8 +119,8 @@ class Trainer(TrainingLoop[RunFolder, Batch]):
             changes = mine(there(draw_ada(images, generator(self.config.seed, Stream.AUGMENTATION, self.step))))
         others = generator(self.config.seed, Stream.PATH_LENGTH, self.step)
         seeds = mine(torch.randint(2**62, (images,), generator=others))
-        floats = [to_float(there(batch.images)) for batch in batches]
-        return [MicroBatch(*parts) for parts in zip(floats, noise, changes, seeds, strict=True)]
+        pixels = [there(batch.images) for batch in batches]
+        return [MicroBatch(*parts) for parts in zip(pixels, noise, changes, seeds, strict=True)]
 
     # -- what is written down ------------------------------------------------------------------------------------------
 

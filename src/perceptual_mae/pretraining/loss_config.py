@@ -41,7 +41,7 @@ class DiscriminatorConfig:
         channel_max: most channels of a map.
         update: simultaneous: both players learn from one look of the discriminator; alternating: it learns first, and
             the generator meets the new one (slower).
-        r1_gamma: weight of the R1 penalty; default: 0.0002 x pixels of an image / batch size; 0: none.
+        r1_gamma: weight of the R1 penalty; default: 0.0002 x pixels of an image / images of a step; 0: none.
         r1_every: steps between R1 penalties, each then weighted by as much.
     """
 

@@ -85,7 +85,7 @@ class Opponent:
 
         Args:
             log: of the step.
-            images: that this process had in it.
+            images: that it had, over all processes.
             clock: when it was.
 
         Returns:
@@ -94,11 +94,9 @@ class Opponent:
         if self.ada is None:
             return {}
         p = self.ada.p
-        # Those that there were, which are fewer than the settings' batch where the data has not so many.
-        many = int(self.accelerator.reduce(torch.tensor(images, device=self.accelerator.device), "sum"))
-        self.ada.observe(log["ada_r"] * many, many)
+        self.ada.observe(log["ada_r"] * images, images)
         if clock.step_is_due(self.ada.every):
-            self.ada.adjust(many)
+            self.ada.adjust(images)
         return {"ada_p": p}
 
 

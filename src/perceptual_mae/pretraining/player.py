@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from perceptual_mae.data import to_float
 from perceptual_mae.losses.precision import full
 from perceptual_mae.training.sharded import is_cut, whole
 
@@ -62,12 +63,27 @@ class Player(Generic[Network]):
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         return norm
 
-    def average_gradients(self, accelerator: Accelerator) -> None:
-        """Mean over processes of a gradient that was not taken through `network`, which would have done it."""
-        if accelerator.num_processes > 1 and not is_cut(self.module):
-            for parameter in self.module.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.copy_(accelerator.reduce(parameter.grad, "mean"))
+    @contextmanager
+    def past_network(self, accelerator: Accelerator) -> Iterator[None]:
+        """Within, gradients are collected that are not taken through `network`, which would bring them together.
+
+        Their mean over processes is added to what was there, of the weights that they reach, in one transfer.
+        """
+        if accelerator.num_processes == 1 or is_cut(self.module):
+            yield
+            return
+        parameters = list(self.module.parameters())
+        before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        together = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        for parameter, old in zip(parameters, before, strict=True):
+            if old is not None:
+                parameter.grad = old if parameter.grad is None else old.add_(parameter.grad)
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
@@ -89,7 +105,7 @@ class MicroBatch:
     """A part of a step's batch that is on the device.
 
     Attributes:
-        images: `(b, C, H, W)` in [0, 1].
+        images: `(b, C, H, W)` in [0, 1], or as they were read, uint8.
         noise: `(b, N)`, which decides what is masked.
         augmentation: `(b, K)`, which decides how the discriminator's view of each image is augmented, if it is.
         seeds: `(b,)` int64 on the CPU, for whatever else is random about an image.
@@ -99,6 +115,10 @@ class MicroBatch:
     noise: Tensor
     augmentation: Tensor | None = None
     seeds: Tensor | None = None
+
+    def as_floats(self) -> "MicroBatch":
+        """The same with images in [0, 1]: four times as large, so each part is turned when its turn comes."""
+        return replace(self, images=to_float(self.images)) if self.images.dtype == torch.uint8 else self
 
 
 def norm_of(gradients: Iterable[Tensor]) -> Tensor:

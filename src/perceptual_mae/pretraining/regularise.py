@@ -37,13 +37,13 @@ class R1:
             NonFinite: penalty or gradient is not finite; the step is not taken.
         """
         player, tally = opponent.player, Tally(opponent.accelerator, len(batch))
-        for part in batch:
-            real = opponent.real(part.images, opponent.augmentation(part.augmentation))
-            # Past `network`: mixed precision and compiled regions have no second derivatives.
-            penalty = self.gamma * r1_penalty(player.module.judge, real)
-            (self.every * penalty / len(batch)).backward()
-            tally.add({"loss/r1": penalty})
-        player.average_gradients(opponent.accelerator)
+        # Mixed precision and compiled regions have no second derivatives.
+        with player.past_network(opponent.accelerator):
+            for part in batch:
+                real = opponent.real(part.as_floats().images, opponent.augmentation(part.augmentation))
+                penalty = self.gamma * r1_penalty(player.module.judge, real)
+                (self.every * penalty / len(batch)).backward()
+                tally.add({"loss/r1": penalty})
         tally.whole("grad_norm/r1", player.gradient_norm(clip_grad))
         log = tally.means()
         player.improve()
@@ -85,13 +85,14 @@ class PerceptualPath:
         if not shares:
             return
         share = torch.stack(shares).min()
-        for part, half in zip(batch, made, strict=True):
-            with opponent.player.fixed():
-                lengths = self.lengths(opponent, player, half, part)
-            penalty = self.weight * self.state.penalty(lengths, accelerator.reduce(lengths.detach().mean(), "mean"))
-            (share * self.every * penalty / len(batch)).backward()
-            tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
-        player.average_gradients(accelerator)
+        with player.past_network(accelerator):
+            for part, half in zip(batch, made, strict=True):
+                with opponent.player.fixed():
+                    lengths = self.lengths(opponent, player, half, part)
+                mean_length = accelerator.reduce(lengths.detach().mean(), "mean")
+                penalty = self.weight * self.state.penalty(lengths, mean_length, len(batch))
+                (share * self.every * penalty / len(batch)).backward()
+                tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
 
     def lengths(
         self, opponent: Opponent, player: Player[MaskedAutoencoder], half: Reconstruction, part: MicroBatch

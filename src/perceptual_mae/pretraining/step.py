@@ -16,8 +16,9 @@ from perceptual_mae.pretraining.lens import Lens
 from perceptual_mae.pretraining.opponent import Opponent
 from perceptual_mae.pretraining.player import MicroBatch, Player, norm_of
 from perceptual_mae.pretraining.regularise import R1, PerceptualPath
+from perceptual_mae.training.device import tf32_products
 from perceptual_mae.training.schedule import Clock
-from perceptual_mae.training.tally import Tally
+from perceptual_mae.training.tally import NonFinite, Tally
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class TrainingStep:
         accelerator: devices, precision and processes.
         generator: the masked autoencoder and its optimiser.
         terms: the loss, term by term, as the method's row has it.
+        images: of a step, over all processes.
         mask_ratio: share of patches removed.
         clip_grad: largest norm of a player's gradient, or None.
         lens: what terms look through: the opponent, a fixed loss network, or None.
@@ -59,6 +61,7 @@ class TrainingStep:
     accelerator: Accelerator
     generator: Player[MaskedAutoencoder]
     terms: Sequence[WeightedTerm]
+    images: int
     mask_ratio: float
     clip_grad: float | None = None
     lens: Lens | None = None
@@ -83,6 +86,11 @@ class TrainingStep:
         Raises:
             NonFinite: a value is not finite. It has changed no weight.
         """
+        with tf32_products(self.accelerator):
+            return self.take(batch, clock)
+
+    def take(self, batch: Sequence[MicroBatch], clock: Clock) -> dict[str, float]:
+        """See `__call__`."""
         opponent, partner, tally = self.opponent, self.partner, Tally(self.accelerator, len(batch))
         if opponent and not partner:
             self.opponent_first(opponent, batch, tally)
@@ -97,9 +105,13 @@ class TrainingStep:
         for player in players:
             player.improve()
         if opponent:
-            log |= opponent.adapt(log, sum(len(part.images) for part in batch), clock)
+            log |= opponent.adapt(log, self.images, clock)
             if self.r1 and clock.step_is_due(self.r1.every):
-                log |= self.r1(opponent, batch, self.clip_grad)
+                try:
+                    log |= self.r1(opponent, batch, self.clip_grad)
+                except NonFinite as finding:
+                    finding.taken = log
+                    raise
         return log
 
     def learn_from(self, part: MicroBatch, clock: Clock, tally: Tally) -> Reconstruction | None:
@@ -110,6 +122,7 @@ class TrainingStep:
         Returns:
             what the path length looks at again, where its step is due.
         """
+        part = part.as_floats()
         reconstruction = self.generator.network(part.images, self.mask_ratio, part.noise)
         leaf = reconstruction.cut()
         seen = self.lens.look(leaf, part) if self.lens else None
@@ -186,7 +199,7 @@ class TrainingStep:
     def opponent_first(self, opponent: Opponent, batch: Sequence[MicroBatch], tally: Tally) -> None:
         """The classical order: the opponent learns from what the generator draws, and the generator meets it after."""
         own = Tally(self.accelerator, len(batch))
-        for part in self.synchronised_at_last(batch):
+        for part in (one.as_floats() for one in self.synchronised_at_last(batch)):
             with torch.no_grad():
                 made = self.generator.network(part.images, self.mask_ratio, part.noise)
             opponent.learn_alone(made, part, own)

@@ -77,9 +77,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, milestone: str | None 
     with writing(folder):
         try:
             _write(temporary, checkpoint, milestone)
-            if target.exists():
-                _drop(target)
-            temporary.rename(target)
+            _put_in_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         flush_to_disk(folder)
@@ -110,12 +108,30 @@ def _write(folder: Path, checkpoint: Checkpoint, milestone: str | None) -> None:
     seal(folder)
 
 
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Give a whole checkpoint its name. One that has it goes only then: deleting takes as long as there are files."""
+    old = _aside(target) if target.exists() else None
+    try:
+        temporary.rename(target)
+    except BaseException:
+        if old is not None:
+            old.rename(target)
+        raise
+    if old is not None:
+        shutil.rmtree(old)
+
+
 def _drop(path: Path) -> None:
     """Delete a checkpoint; killed half-way, what is left is not taken for one."""
+    shutil.rmtree(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    """Rename a checkpoint to what is taken for none."""
     doomed = path.with_name(f".tmp-old-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def checkpoints(folder: Path) -> list[Path]:

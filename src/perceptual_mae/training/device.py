@@ -2,8 +2,9 @@
 
 import os
 import platform
-import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
 
 from perceptual_mae.errors import UsageError
 
@@ -30,8 +32,9 @@ def make_accelerator(device: str, precision: str, *, compiled: bool = False) -> 
     precision = choose_precision(precision, device)
     if compiled and device == "cpu" and not find_compiler():
         raise UsageError("--compile true: there is no C++ compiler here (apt install g++); leave it out")
-    # Accelerate remembers the first precision it was given for the life of the process; a notebook has many runs.
-    AcceleratorState._reset_state()
+    # Accelerate remembers the first device and precision it was given for the life of the process; a notebook has many
+    # runs. Where processes have met they stay together, on their device.
+    AcceleratorState._reset_state(reset_partial_state=not (distributed.is_available() and distributed.is_initialized()))
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
@@ -72,10 +75,23 @@ def has_bf16(device: str) -> bool:
     return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def is_lost_process(error: RuntimeError) -> bool:
-    """Whether what several processes did together failed because one of them is not there any more."""
-    gloo = "gloo" in str(error) and re.search("onnection|imed out|eer", str(error)) is not None
-    return isinstance(error, torch.distributed.DistError) or gloo
+@contextmanager
+def tf32_products(accelerator: Accelerator) -> Iterator[None]:
+    """Within, a GPU that computes in bf16 takes matrix products of float32 in TF32, as convolutions are by default.
+
+    Factors are rounded to 10 bits behind the point, sums stay float32. What a step in bf16 keeps in float32 is a
+    tenth as fast without it: Gram matrices, whose factors are bf16 numbers, which TF32 holds exactly, and path lengths
+    (see `losses.path_length.EPSILON`). A run in fp32 is left alone.
+    """
+    if accelerator.device.type != "cuda" or accelerator.mixed_precision != "bf16":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def find_compiler() -> str | None:

@@ -44,6 +44,22 @@ def is_main(environment: Mapping[str, str]) -> bool:
     return environment.get("RANK", "0") == "0"
 
 
+def processes_sharing(environment: Mapping[str, str], cores: int, processes: int) -> int:
+    """How many processes of a run share the CPU cores that this one may use.
+
+    Those on this machine; but a task that `srun` has bound to cores of its own shares them with no other.
+
+    Args:
+        environment: of this process.
+        cores: that it may use.
+        processes: of the run; taken where nobody says how many are on this machine.
+    """
+    here = int(environment.get("LOCAL_WORLD_SIZE", processes))
+    tasks = _tasks_on(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), environment)
+    bound = tasks == str(here) and cores <= int(environment.get("SLURM_CPUS_PER_TASK", "0"))
+    return 1 if bound else here
+
+
 def first_host(nodes: str) -> str:
     """The first of the hosts that Slurm writes as `gpu[003-005,9],login1` or `rack[1-2]-gpu[1-4]`.
 

@@ -1,5 +1,6 @@
 """The loop of every training run: steps, and everything on disk that a run needs to go on after any kill."""
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,14 +12,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from perceptual_mae.data import SamplePlan, Skip, choose_workers
+from perceptual_mae.data.stream import cores
 from perceptual_mae.errors import PmaeError, WriteError
 from perceptual_mae.files import if_possible, writing
 from perceptual_mae.seeds import Stream, mixed
 from perceptual_mae.training import checkpoint, sharded
 from perceptual_mae.training.checkpoint import Checkpoint
 from perceptual_mae.training.config import TrainingSettings
-from perceptual_mae.training.device import is_lost_process
 from perceptual_mae.training.folder import Record, TrainingFolder
+from perceptual_mae.training.launch import processes_sharing
 from perceptual_mae.training.memory import OUT_OF_MEMORY, is_out_of_memory, peak_memory
 from perceptual_mae.training.meter import Meter, Stopwatch
 from perceptual_mae.training.progress import ProgressDisplay
@@ -26,6 +28,7 @@ from perceptual_mae.training.schedule import learning_rate, total_steps
 from perceptual_mae.training.signals import Interrupted, StopNow, StopRequest
 from perceptual_mae.training.spikes import Spikes, buffers_of, keep_batch, put_back, too_many
 from perceptual_mae.training.tally import NonFinite
+from perceptual_mae.training.together import check_same_step, is_lost_process, largest
 from perceptual_mae.training.trackers import track
 
 
@@ -163,7 +166,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             Interrupted: the run was asked to stop; everything is saved.
         """
         late = time.monotonic() - self.last_save > 60 * self.settings.checkpoint.minutes
-        stopping, waited = self.agreed(self.stop.signal, late)
+        stopping, waited = largest(self.accelerator, self.stop.signal, late)
         if due or waited or stopping:
             self.save()
             self.last_save = time.monotonic()
@@ -214,15 +217,16 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         buffers = buffers_of(self.modules.values())
         try:
             values = self.improve(batches)
-            self.spikes.in_a_row = 0
         except NonFinite as finding:
-            put_back(buffers)
+            if finding.taken is None:
+                put_back(buffers)
             self.skip(finding, batches)
-            values = {}
+            values = finding.taken or {}
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise PmaeError(f"step {self.step + 1}: {OUT_OF_MEMORY}") from None
             raise
+        self.spikes.finite(values)
         self.step += 1
         self.meter.add(values)
         return values
@@ -235,15 +239,19 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         """
         for optimizer, _ in self.optimizers.values():
             optimizer.zero_grad()
-        if self.spikes.in_a_row == 0 and self.accelerator.is_main_process:
-            keep_batch(self.run.path, self.step + 1, batches)
-        verdict = self.spikes.another(self.settings.spikes)
-        said = f"step {self.step + 1}: {finding}; the step is skipped"
+        if self.spikes.streaks.keys().isdisjoint(finding.values):
+            # The batch of whoever met it; where only gradients are not finite, and so all have it, of the first.
+            (somebody,) = largest(self.accelerator, finding.here)
+            if finding.here if somebody else self.accelerator.is_main_process:
+                keep_batch(self.run.path, self.step + 1, batches, self.accelerator.process_index)
+        verdict = self.spikes.another(self.settings.spikes, finding.values)
+        said = f"step {self.step + 1}: {finding}; {'the' if finding.taken is None else 'its'} step is skipped"
         if verdict == "roll back":
             whole = (
                 one for one in checkpoint.newest(self.run.checkpoints, self.modules) if isinstance(one, Checkpoint)
             )
             last = next(whole, None)
+            check_same_step(self.accelerator, self.run.checkpoints, -1 if last is None else last.step)
             if last is not None:
                 self.put_back(last)
                 said += f", the {self.spikes.in_a_row}. in a row: back to the weights of step {last.step}"
@@ -273,8 +281,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
 
     def workers(self) -> int:
         """Processes that read images, for this one."""
-        on_gpu, processes = self.accelerator.device.type == "cuda", self.accelerator.num_processes
-        return choose_workers(self.settings.workers, on_gpu, processes)
+        sharing = processes_sharing(os.environ, cores(), self.accelerator.num_processes)
+        return choose_workers(self.settings.workers, self.accelerator.device.type == "cuda", sharing)
 
     # -- what is written down ------------------------------------------------------------------------------------------
 
@@ -356,6 +364,7 @@ class TrainingLoop(ABC, Generic[Run, Made]):
                     notes.append("the number of threads has changed since: sums may differ in their last bits")
                 break
             notes.append(checkpoint.damage(*found))
+        check_same_step(self.accelerator, self.run.checkpoints, self.step)
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
             checkpoint.clear_temporary(self.run.checkpoints)
@@ -374,10 +383,3 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         saved = checkpoint.checkpoints(self.run.checkpoints)
         last = f"checkpoints/{saved[-1].name} is whole" if saved else "nothing was saved before"
         return f"{last}: the same command goes on from there"
-
-    def agreed(self, *numbers: int) -> list[int]:
-        """The largest that any process has of each: all stop together, or none."""
-        if self.accelerator.num_processes == 1:
-            return list(numbers)
-        mine = torch.tensor([numbers], device=self.accelerator.device)
-        return self.accelerator.gather(mine).amax(dim=0).tolist()

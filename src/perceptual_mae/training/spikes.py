@@ -1,13 +1,14 @@
 """Steps whose loss or gradient is not finite: how many a run survives, and how.
 
-One is skipped: no weight has changed, and the run goes on with the next batch. After some in a row the weights
-themselves are to blame: they are put back to those of the last checkpoint, and the run goes on with the batches that
-follow, as was done for PaLM (arXiv 2204.02311, section 5.1). Where that does not help either, the run ends.
+One is skipped: no weight has changed, and the run goes on with the next batch. After some in a row (of the steps that
+have the value in question: a penalty acts in every 16th) the weights themselves are to blame: they are put back to
+those of the last checkpoint, and the run goes on with the batches that follow, as was done for PaLM (arXiv 2204.02311,
+section 5.1). Where that does not help either, the run ends.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,6 +21,9 @@ from perceptual_mae.files import if_possible, write_atomically
 from perceptual_mae.training.checkpoint import checkpoints
 from perceptual_mae.training.config import SpikeConfig
 from perceptual_mae.training.tally import NonFinite
+
+KEPT = 16
+"""Batches of a run that are kept at most."""
 
 
 class Pictured(Protocol):
@@ -35,37 +39,48 @@ class Spikes:
 
     Attributes:
         skipped: steps of the run.
-        in_a_row: of them, since the last that was none.
+        streaks: how often what was not finite, by its name in logs, has not been since it last was.
         rollbacks: since a checkpoint was written that had learnt something.
     """
 
     skipped: int = 0
-    in_a_row: int = 0
+    streaks: dict[str, int] = field(default_factory=dict)
     rollbacks: int = 0
 
-    def another(self, rules: SpikeConfig) -> Literal["skip", "roll back", "stop"]:
-        """Count one, and say what to do."""
+    @property
+    def in_a_row(self) -> int:
+        """The longest streak that has not ended."""
+        return max(self.streaks.values(), default=0)
+
+    def another(self, rules: SpikeConfig, names: Collection[str]) -> Literal["skip", "roll back", "stop"]:
+        """Count one, in which these values were not finite, and say what to do."""
         self.skipped += 1
-        self.in_a_row += 1
-        if rules.patience and self.in_a_row % rules.patience:
+        self.streaks |= {name: self.streaks.get(name, 0) + 1 for name in names}
+        if rules.patience and max(self.streaks[name] for name in names) % rules.patience:
             return "skip"
         if not rules.patience or self.rollbacks == rules.rollbacks:
             return "stop"
         self.rollbacks += 1
         return "roll back"
 
+    def finite(self, names: Iterable[str]) -> None:
+        """These values were: their streaks are over."""
+        for name in names:
+            self.streaks.pop(name, None)
+
     def saved(self) -> None:
         """A checkpoint was written: one that has learnt something since the weights were put back is a new start."""
-        if self.in_a_row == 0:
+        if not self.streaks:
             self.rollbacks = 0
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.skipped, self.in_a_row, self.rollbacks = state["skipped"], state["in_a_row"], state["rollbacks"]
+        self.skipped, self.rollbacks = state["skipped"], state["rollbacks"]
+        self.streaks = dict(state.get("streaks", {}))  # checkpoints of before count without names
 
 
 def buffers_of(modules: Iterable[nn.Module]) -> list[tuple[Tensor, Tensor]]:
@@ -80,13 +95,18 @@ def put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(copy)
 
 
-def keep_batch(run: Path, step: int, batches: Sequence[Pictured]) -> None:
-    """Write the images of a step whose loss is not finite into its run folder, for whoever looks for the reason."""
+def keep_batch(run: Path, step: int, batches: Sequence[Pictured], process: int = 0) -> None:
+    """Write the images of a step whose loss is not finite into its run folder, for whoever looks for the reason.
+
+    Only the first few such steps of a run: batches of large images fill a disk.
+    """
+    if len(list(run.glob("failed-batch-*"))) >= KEPT:
+        return
     images = torch.cat([batch.images for batch in batches])
     names = json.dumps([name for batch in batches for name in batch.names])
     with if_possible():
         write_atomically(
-            run / f"failed-batch-{step:08d}.safetensors",
+            run / f"failed-batch-{step:08d}{f'-process-{process}' if process else ''}.safetensors",
             lambda temporary: save_file({"images": images}, temporary, {"names": names}),
         )
 

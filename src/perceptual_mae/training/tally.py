@@ -13,11 +13,14 @@ class NonFinite(Exception):  # noqa: N818  (a finding, told to the user by the l
 
     Attributes:
         values: those that are not, by name.
+        here: whether one of them came up on this process, and not only in what all have together.
+        taken: what the step logs, where it was taken and a further step of its own was not; else None.
     """
 
-    def __init__(self, values: dict[str, float]) -> None:
+    def __init__(self, values: dict[str, float], here: bool = True) -> None:
         super().__init__(", ".join(f"{name} is {value}" for name, value in values.items()))
-        self.values = values
+        self.values, self.here = values, here
+        self.taken: dict[str, float] | None = None
 
 
 class Tally:
@@ -26,6 +29,7 @@ class Tally:
     def __init__(self, accelerator: Accelerator, parts: int) -> None:
         self.accelerator, self.parts = accelerator, parts
         self.sums: dict[str, Tensor] = {}
+        self.shared: set[str] = set()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add the values of one part."""
@@ -33,8 +37,9 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.parts
 
     def whole(self, name: str, value: Tensor) -> None:
-        """Note a value that is of the whole batch."""
+        """Note a value that is of the whole batch, and of all processes together."""
         self.sums[name] = value.detach().float()
+        self.shared.add(name)
 
     def means(self) -> dict[str, float]:
         """Means over processes too, as numbers: one transfer for all of them.
@@ -42,9 +47,10 @@ class Tally:
         Raises:
             NonFinite: a value is not finite, on any process.
         """
-        stacked = self.accelerator.reduce(torch.stack(list(self.sums.values())), "mean")
-        log = dict(zip(self.sums, stacked.tolist(), strict=True))
+        own = torch.stack(list(self.sums.values()))
+        log = dict(zip(self.sums, self.accelerator.reduce(own, "mean").tolist(), strict=True))
         broken = {name: value for name, value in log.items() if not math.isfinite(value)}
         if broken:
-            raise NonFinite(broken)
+            mine = zip(self.sums, own.tolist(), strict=True)
+            raise NonFinite(broken, any(not math.isfinite(v) for name, v in mine if name not in self.shared))
         return log
