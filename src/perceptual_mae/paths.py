@@ -11,17 +11,22 @@ def user_path(text: Path | str) -> Path:
     """A path that somebody typed, with `~` for their home; whether there is anything at it is another question.
 
     Raises:
-        UsageError: no file can have this name: `Path.exists` would raise what is no sentence to anybody.
+        UsageError: no file can have this name, or a folder on the way to it may not be entered: `Path.exists` would
+            raise what is no sentence to anybody.
     """
     path = Path(text)
     try:
         path = Path(os.path.expanduser(text))  # unlike `Path.expanduser`, leaves `~x` alone where there is no user x
-        os.lstat(path)
+        os.stat(path)  # also of what a link leads to
     except ValueError:  # a zero byte, or half a character
         raise UsageError(f"{printable(str(text))[:80]}: no file or folder can have this name") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"{printable(str(text))[:80]}...: this name is too long for a file or folder") from None
+        if error.errno == errno.EACCES:
+            raise UsageError(
+                f"{printable(str(text))}: permission denied; change the permissions of the folders on the way to it"
+            ) from None
     return path
 
 

@@ -152,6 +152,18 @@ def test_the_command(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["in_both_splits"] == 1
 
 
+def test_the_file_of_the_command_is_a_path_as_people_type_it(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ["check", "--data", str(pictures), "--workers", "0", "--json"]
+    assert main([*command, "~/found.json"]) == 0
+    assert (tmp_path / "found.json").is_file()
+    capsys.readouterr()
+    assert main([*command, "x" * 5000]) == 2
+    assert "this name is too long" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [

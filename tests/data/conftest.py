@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -30,12 +32,30 @@ def shared():
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """`datasets` writes to a folder of the test session, and nothing reaches for the network."""
+    """Caches are folders of the test session, and nothing reaches for the network."""
     import datasets.config
 
     cache = tmp_path_factory.getbasetemp() / "hf"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """`refused(os, "stat", path)`: the system refuses this call for this path, as it never does to root."""
+
+    def refuse(owner, call, path):
+        usual = getattr(owner, call)
+
+        def answer(name, *arguments, **options):
+            if not isinstance(name, int) and os.fsdecode(name) == str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return usual(name, *arguments, **options)
+
+        monkeypatch.setattr(owner, call, answer)
+
+    return refuse
 
 
 @pytest.fixture

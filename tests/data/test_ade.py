@@ -1,5 +1,9 @@
 """Folders in ADE20K's layout, and everything that can be wrong with them."""
 
+import io
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from PIL import Image
 
 from perceptual_mae.data.ade import AdeSource, open_ade, targets
 from perceptual_mae.data.types import BrokenImage
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import PmaeError, UsageError
 
 NAMES = ("sky", "building", "pole")
 MASK = np.array([[0, 1, 2], [3, 3, 0]], np.uint8)
@@ -124,6 +128,29 @@ def test_a_mask_of_two_colours(root: Path) -> None:
     target = opened(root).read(0).target
     assert isinstance(target, torch.Tensor)
     assert target.tolist() == [[255, 255, 255], [0, 0, 255]]
+
+
+def packed_png(values: np.ndarray, depth: int, palette: bool = False) -> bytes:
+    """A PNG of numbers of `depth` bits each, as section 7.2 of its standard packs them."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = values.shape
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :].reshape(height, -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
+    header = struct.pack(">IIBBBBB", width, height, depth, 3 if palette else 0, 0, 0, 0)
+    colours = chunk(b"PLTE", bytes(3 * 2**depth)) if palette else b""
+    parts = chunk(b"IHDR", header) + colours + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("palette", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_numbers_of_few_bits(root: Path, depth: int, palette: bool) -> None:
+    values = np.arange(6).reshape(2, 3) % min(2**depth, len(NAMES) + 1)
+    (root / "annotations/training/a.png").write_bytes(packed_png(values, depth, palette))
+    assert opened(root).read_mask(0).tolist() == values.tolist()
 
 
 def colours(root: Path) -> None:
@@ -270,6 +297,17 @@ def test_other_data_with_other_names(root: Path) -> None:
     source = open_ade(str(root), "validation", classes=("x", "y", "z"))
     assert source is not None
     assert source.classes == ("x", "y", "z")
+
+
+def test_what_may_not_be_read_ends_nothing(root: Path, refused: Callable[..., None]) -> None:
+    refused(os, "open", root / "annotations/training/a.png")
+    source = opened(root)
+    with pytest.raises(BrokenImage, match="permission denied"):
+        source.read(0)
+    assert len(source.fingerprint()) == 16
+    refused(io, "open", root / "classes.txt")
+    with pytest.raises(PmaeError, match=r"classes.txt cannot be read: permission denied$"):
+        opened(root)
 
 
 def test_fingerprints(root: Path) -> None:

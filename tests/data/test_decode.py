@@ -207,11 +207,41 @@ def test_many_channels(layout, kind):
         decode(file.getvalue(), 6, 100)
 
 
+@pytest.mark.parametrize(("least", "expected"), [(0, [0, 63, 127]), (-128, [0, 191, 255])])
+def test_signed_bytes(least, expected):
+    """They are 8 bits where none is negative, and have no scale of their own elsewhere."""
+    file = io.BytesIO()
+    np.save(file, np.array([least, 63, 127], np.int8)[:, None, None].repeat(5, 0).reshape(3, 5, 1).transpose(1, 0, 2))
+    assert decode(file.getvalue(), 5)[0, :, 0].tolist() == expected
+
+
+def test_lab_becomes_grey_by_way_of_colours():
+    file = io.BytesIO()
+    Image.new("LAB", (3, 2), (150, 128, 128)).save(file, "TIFF")
+    grey, colour = decode(file.getvalue(), 1), decode(file.getvalue(), 3)
+    assert off_by(grey, to_channels(colour, 1)) == 0
+    assert grey.shape == (1, 2, 3)
+
+
 def test_pickled_arrays_are_not_run():
     file = io.BytesIO()
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(BrokenImage):
         decode(file.getvalue(), 6)
+
+
+def test_what_does_not_fit_into_memory(tmp_path, monkeypatch):
+    with open(tmp_path / "huge.tif", "wb") as file:
+        file.truncate(2**32 + 1)  # it takes no room on the disk
+    with pytest.raises(BrokenImage, match=r"^a file of 4294967297 bytes$"):
+        decode(tmp_path / "huge.tif")
+
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setitem(decode.__globals__, "decode_jpeg", too_much)
+    with pytest.raises(BrokenImage, match="not enough memory"):
+        decode(GOOD["rgb.jpg"])
 
 
 def test_paths(tmp_path):

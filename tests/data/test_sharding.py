@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -156,6 +157,39 @@ def test_splits(tmp_path):
     assert sorted(path.name for path in (tmp_path / "one").glob("*.tar")) == ["validation-000000.tar"]
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "classes"),
+    [("abc", "ac", ["a", "b", "c"]), ("bc", "abc", ["b", "c", "a"]), ("abc", "ab", ["a", "b", "c"])],
+)
+def test_both_splits_number_their_classes_alike(tmp_path, train, validation, classes):
+    name_of = {}
+    for split, names in (("train", train), ("val", validation)):
+        for name in names:
+            file = tmp_path / "photos" / split / name / "1.jpg"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(jpeg(len(name_of)))
+            name_of[jpeg(len(name_of))] = name
+    shard(tmp_path / "photos", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "index.json").read_text())["classes"] == classes
+    found = {(file, name): data for file, name, data in members(tmp_path / "out")}
+    images = {key: data for key, data in found.items() if key[1].endswith(".jpg")}
+    assert len(images) == len(name_of)
+    for (file, name), data in images.items():
+        assert classes[int(found[file, name.replace("jpg", "cls")])] == name_of[data]
+    assert shard(tmp_path / "photos", tmp_path / "out").made == 0
+
+
+def test_a_split_whose_numbers_stay_is_the_same_data(tmp_path):
+    """So a call goes on with the shards of an earlier version, which numbered each split by itself."""
+    for name in ("train/a", "train/b", "val/a"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.jpg").write_bytes(jpeg(1))
+    shard(tmp_path / "photos", tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "index.json").read_text())["made"]["splits"]
+    for split in ("train", "validation"):
+        assert made[split]["data"] == open_source(str(tmp_path / "photos"), split).fingerprint()
+
+
 def test_the_size_of_a_shard(tmp_path, photos):
     shard(photos, tmp_path / "out", shard_size=0.02)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "out").glob("*.tar"))[:-1]]
@@ -210,7 +244,7 @@ def test_wrong_uses_are_one_line(tmp_path, photos, monkeypatch):
     shard(photos, tmp_path / "out", samples=8)
     with pytest.raises(UsageError, match="holds shards of other seed"):
         shard(photos, tmp_path / "out", samples=8, seed=3)
-    for wrong in ({"samples": 0}, {"shard_size": 0}, {"channels": 0}):
+    for wrong in ({"samples": 0}, {"channels": 0}, *({"shard_size": size} for size in (0, math.nan, math.inf, 1e303))):
         with pytest.raises(UsageError, match="--"):
             ShardSettings(**wrong)
     (tmp_path / "broken").mkdir()

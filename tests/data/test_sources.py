@@ -1,5 +1,6 @@
 """Every form of `--data`, and what is said of those that are none."""
 
+import builtins
 import io
 import os
 import pickle
@@ -14,8 +15,13 @@ import torch
 from odd_files import encode, photograph
 
 from perceptual_mae.data import BrokenImage, decode, open_source
+from perceptual_mae.data.ade import open_ade
+from perceptual_mae.data.coco import open_coco
+from perceptual_mae.data.named import named_images
 from perceptual_mae.data.open import _say_which
 from perceptual_mae.data.photos import TILE, PhotoTiles, region
+from perceptual_mae.data.splits import pick_files
+from perceptual_mae.data.streaming import tar
 from perceptual_mae.data.wds import expand_braces
 from perceptual_mae.errors import PmaeError, UsageError
 
@@ -80,6 +86,33 @@ def test_train_may_be_a_class_or_the_only_split(tmp_path):
     write(tmp_path / "only", "train/a/1.jpg", "train/b/2.jpg", "labels/1.txt")
     assert open_source(str(tmp_path / "only")).classes == ("a", "b")
     assert open_source(str(tmp_path / "only"), "validation") is None
+
+
+@pytest.mark.parametrize(
+    ("empty", "validation"), [("val", ["x/3.jpg"]), ("val/deep", ["x/3.jpg"]), ("validation", ["x/3.jpg"])]
+)
+def test_an_empty_folder_is_no_validation_split(tmp_path, empty, validation):
+    write(tmp_path, "train/x/1.jpg", "train/y/2.jpg", "test/x/3.jpg")
+    (tmp_path / empty).mkdir(parents=True)
+    assert names_of(open_source(str(tmp_path), "validation")) == validation
+    (tmp_path / "test").rename(tmp_path / "pictures")
+    assert names_of(open_source(str(tmp_path))) == ["x/1.jpg", "y/2.jpg"]
+    assert open_source(str(tmp_path), "validation") is None
+
+
+def test_an_empty_training_folder_is_said(tmp_path):
+    write(tmp_path, "val/x/1.jpg")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UsageError, match="is empty"):
+        open_source(str(tmp_path))
+
+
+def test_a_link_that_may_not_be_entered_hides_no_split(tmp_path, refused):
+    write(tmp_path, "train/x/1.jpg", "val/x/2.jpg")
+    (tmp_path / "extra").symlink_to(tmp_path / "locked" / "inside")
+    refused(os, "stat", tmp_path / "extra")
+    assert names_of(open_source(str(tmp_path))) == ["x/1.jpg"]
+    assert names_of(open_source(str(tmp_path), "validation")) == ["x/2.jpg"]
 
 
 def test_links_are_followed_once(tmp_path):
@@ -206,6 +239,45 @@ def test_images_beside_a_table_are_a_folder_of_images(tmp_path):
     assert names_of(open_source(str(tmp_path))) == ["1.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("names", "train", "validation"),
+    [
+        (["train-0", "val-0", "test-0"], [0], [1]),
+        (["0", "val-0"], [0], [1]),
+        (["0", "1"], [0, 1], []),
+        (["val-0", "val-1"], [0, 1], []),  # the only images there are
+        (["val-0", "test-0"], [0, 1], []),
+        (["train/0", "train/val-0", "val-0"], [0, 1], [2]),
+    ],
+)
+def test_no_file_is_in_both_splits(names, train, validation):
+    assert pick_files(Path(), names, "train") == [Path(names[index]) for index in train]
+    assert pick_files(Path(), names, "validation") == ([Path(names[index]) for index in validation] or None)
+
+
+@pytest.mark.parametrize("folder", ["set [v2]", "[!a]", "a*b?", "set{1}", "{a,b} c"])
+def test_names_are_no_patterns(tmp_path, folder):
+    table = write_parquet(tmp_path / "tables" / folder / "x.parquet", [JPEG, PNG])
+    write_parquet(tmp_path / "tables" / "set v" / "x.parquet", [PNG])  # which a pattern would find
+    write_shard(tmp_path / "shards" / folder / "x[1].tar", [{"jpg": JPEG}, {"jpg": JPEG}])
+    shards = tmp_path / "shards" / folder
+    for spec in (table, table.parent, f"wds:{shards}", f"wds:{shards}/x[1].tar"):
+        assert len(open_source(str(spec))) == 2
+
+
+def test_names_of_tables_that_are_no_text(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    pq.write_table(pa.table({"image": [JPEG, PNG]}), tmp_path / "x.parquet")
+    odd.mkdir()
+    (tmp_path / "x.parquet").rename(odd / "x.parquet")
+    assert len(open_source(str(odd))) == 2
+    assert len(open_source(f"stream:{odd}")) == 2
+    pq.write_table(pa.table({"score": [0.5]}), tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").replace(odd / "x.parquet")
+    write(tmp_path, "1.jpg")
+    assert names_of(open_source(str(tmp_path))) == ["1.jpg"]
+
+
 def test_missing_images_are_broken_and_files_are_followed(tmp_path):
     write(tmp_path, "real.jpg")
     images = [{"bytes": None, "path": str(tmp_path / "real.jpg")}, {"bytes": None, "path": None}]
@@ -286,6 +358,45 @@ def test_shards_without_labels(tmp_path):
     source = open_source(f"wds:{tmp_path}/a.tar")
     assert source.classes == ()
     assert decode(source[1].data).shape == (3, 30, 40)
+
+
+MIXED = {
+    "formats from the first on": [{"jpg": JPEG, "cls": b"0"}, {"png": PNG, "cls": b"1"}] * 4,
+    "a later format": [{"jpg": JPEG, "cls": b"0"}] * 9 + [{"png": PNG, "cls": b"1"}],
+    "some labels": [{"jpg": JPEG}, {"jpg": JPEG, "cls": b"1"}] * 4,
+    "later labels": [{"jpg": JPEG}] * 9 + [{"jpg": JPEG, "cls": b"1"}],
+    "other files": [
+        {"jpg": JPEG, "cls": b"1"},
+        {"JPG": JPEG, "json": b"{}", "txt": b"a"},
+        {"seg.png": PNG, "webp": JPEG},
+    ],
+}
+
+
+@pytest.mark.parametrize("samples", MIXED.values(), ids=MIXED)
+def test_shards_whose_samples_differ(tmp_path, samples):
+    write_shard(tmp_path / "a.tar", samples[:6])
+    write_shard(tmp_path / "b.tar", samples[6:], 6)
+    source = open_source(f"wds:{tmp_path}")
+    images = [
+        next(data for name, data in sample.items() if data in {JPEG, PNG} and name[:3] != "seg") for sample in samples
+    ]
+    assert [source[index].data for index in range(len(source))] == images
+    assert labels_of(source) == [int(sample.get("cls", b"-1")) for sample in samples]
+    assert pickle.loads(pickle.dumps(source))[len(samples) - 1] == source[len(samples) - 1]
+    assert source.fingerprint() == open_source(str(write_parquet(tmp_path / "same.parquet", images))).fingerprint()
+
+
+def test_shards_whose_samples_are_alike_stay_as_they_are_cached(tmp_path, monkeypatch):
+    import datasets
+
+    usual, given = datasets.load_dataset, []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: given.append(k.get("features")) or usual(*a, **k))
+    write_shard(tmp_path / "a.tar", [{"jpg": JPEG, "seg.png": PNG, "cls": b"1", "json": b"{}"}] * 7)
+    assert open_source(f"wds:{tmp_path}")[6].data == JPEG
+    assert given == [None]
+    monkeypatch.setattr(tar, "_members", None)  # the headers are not read again
+    assert len(open_source(f"wds:{tmp_path}")) == 7
 
 
 def test_wrong_shards(tmp_path):
@@ -505,6 +616,33 @@ def test_unknown_beside_a_folder(tmp_path):
     (tmp_path / "photographs").mkdir()
     with pytest.raises(UsageError, match=r"did you mean .*/photographs\?"):
         open_source(str(tmp_path / "photografs"))
+
+
+@pytest.mark.parametrize(
+    "opened", [open_source, open_ade, lambda path: open_coco(path, "train"), lambda path: named_images([path])]
+)
+def test_what_is_in_a_locked_folder_is_one_line(tmp_path, refused, opened):
+    write(tmp_path, "locked/a/1.jpg")
+    for call in ("stat", "lstat"):
+        refused(os, call, tmp_path / "locked" / "a")
+    with pytest.raises(UsageError, match=r"locked/a: permission denied; change the permissions of the folders"):
+        opened(str(tmp_path / "locked" / "a"))
+
+
+def test_what_may_not_be_read_is_one_line(tmp_path, refused):
+    table = write_parquet(tmp_path / "a.parquet", [JPEG])
+    write_shard(tmp_path / "a.tar", [{"jpg": JPEG}])
+    for file in (table, tmp_path / "a.tar"):
+        refused(builtins, "open", file)
+        with pytest.raises(PmaeError, match=rf"{file.name} cannot be read: permission denied$"):
+            open_source(f"wds:{file}" if file.suffix == ".tar" else str(file))
+    refused(os, "listdir", tmp_path)
+    with pytest.raises(UsageError, match="there is no such file or folder: give a folder"):
+        open_source(str(tmp_path / "a.parqet"))
+    (tmp_path / "folder").mkdir()
+    refused(os, "stat", tmp_path / "folder" / "images" / "training")
+    with pytest.raises(PmaeError, match=r"^--data .*folder: permission denied$"):
+        open_ade(str(tmp_path / "folder"))
 
 
 def test_folders_without_images(tmp_path):

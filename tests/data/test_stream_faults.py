@@ -1,11 +1,14 @@
 """Streams when something breaks: connections, servers, files, indices. No sample is lost that can be had."""
 
 import errno
+import hashlib
 import os
 import pickle
 import tarfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ from perceptual_mae.data import (
     BrokenImage,
     StreamSettings,
 )
-from perceptual_mae.data.streaming import address, anywhere, shelf, transfer, web
+from perceptual_mae.data.streaming import address, anywhere, shelf, transfer, units, web
 from perceptual_mae.data.streaming.reply import Lost, Refused
+from perceptual_mae.data.streaming.shards import find_shards
 from perceptual_mae.data.views import eval_batches
 from perceptual_mae.errors import PmaeError
 
@@ -46,6 +50,15 @@ def test_what_is_cut_off_goes_on_from_there(tmp_path, quick):
         transfer.download(f"{url}/big.bin", part, quick, size=len(data), version=f'"{len(data)}"')
     assert part.read_bytes() == data
     assert trouble.sent["big.bin"] == 500_000
+
+
+def test_what_is_too_long_is_fetched_anew(tmp_path, quick):
+    (tmp_path / "a.bin").write_bytes(b"abc")
+    part = tmp_path / "part"
+    part.write_bytes(b"of another version")
+    with served(tmp_path) as url:
+        transfer.download(f"{url}/a.bin", part, quick, size=3)
+    assert part.read_bytes() == b"abc"
 
 
 def test_a_full_disk_is_not_a_lost_connection(tmp_path, quick, monkeypatch):
@@ -78,6 +91,15 @@ def test_a_wrong_checksum_is_fetched_again_and_then_given_up(tmp_path, quick):
     with served(tmp_path, trouble) as url, pytest.raises(transfer.Unavailable, match=r"MD5.*\(4 attempts\)"):
         transfer.download(f"{url}/a.bin", tmp_path / "part", quick, size=3, md5="0" * 32)
     assert trouble.asked["a.bin"] == 4
+
+
+def test_the_checksums_of_an_index_are_known_however_shards_are_named(tmp_path, quick):
+    write_shards(tmp_path, [2, 2])
+    sums = [hashlib.md5((tmp_path / f"00{number}.tar").read_bytes()).hexdigest() for number in range(2)]
+    write_index(tmp_path, [{"url": f"00{n}.tar", "nsamples": 2, "md5sum": sums[n]} for n in range(2)])
+    with served(tmp_path) as url:
+        for spec in (url, url + "/00{0..1}.tar", f"stream:{tmp_path}/*.tar"):
+            assert [shard.md5 for shard in find_shards(spec, "train", quick)] == sums
 
 
 def test_a_server_that_hangs_is_given_up_in_time(tmp_path, quick):
@@ -119,6 +141,20 @@ def test_a_missing_shard_is_skipped_counted_and_not_asked_for_again(tmp_path, qu
     assert set(skipped) == {f"002.tar sample {row}" for row in range(8)}
     assert all(reason.startswith(f"HTTP {status}") for reason in skipped.values())
     assert trouble.asked["set/002.tar"] == 1
+
+
+def test_what_an_earlier_run_could_not_fetch_is_counted_by_the_next(tmp_path, quick, monkeypatch):
+    write_shards(tmp_path, [4], index=False)
+
+    def fail(url, *_, **__):
+        raise transfer.Unavailable(url, "HTTP 503")
+
+    with served(tmp_path) as url:
+        with monkeypatch.context() as patch:
+            patch.setattr(units, "download", fail)
+            with pytest.raises(PmaeError, match="HTTP 503; its samples cannot be counted"):
+                opened(f"{url}/000.tar", quick)
+        assert len(opened(f"{url}/000.tar", quick)) == 4
 
 
 def test_damaged_shards_give_what_is_whole(tmp_path, quick):
@@ -236,6 +272,75 @@ def test_when_everything_fails_the_run_ends_with_one_line(tmp_path, quick):
             list(eval_batches(source, image_size=(16, 16)))
 
 
+def test_shards_that_are_missing_for_good_end_no_run(monkeypatch):
+    """Those between are open, and tell nothing when they are read again."""
+    now = [0.0]
+    monkeypatch.setattr(shelf, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def open_unit(number, _):
+        if number % 8 == 0:
+            raise BrokenImage("HTTP 404")
+        return SimpleNamespace(close=lambda: None)
+
+    ours = shelf.Shelf("x", open_unit)
+    ours._expected = list(range(8 * shelf.HOPELESS))  # they stay open
+    for _ in range(3):
+        now[0] += shelf.REMEMBERED + 1
+        for number in ours._expected:
+            if number % 8:
+                ours.get(number)
+            else:
+                with pytest.raises(BrokenImage, match="HTTP 404"):
+                    ours.get(number)
+
+
+class Link:
+    """A file system with one file, whose parts take as long as `seconds` says by their numbers and sizes."""
+
+    def __init__(self, monkeypatch, size, seconds):
+        self.data, self.seconds = np.random.default_rng(0).bytes(size), seconds
+        self.now, self.asked = 0.0, []
+        monkeypatch.setattr(anywhere, "file_system", lambda url, timeout: (self, url))
+        monkeypatch.setattr(anywhere, "within", self.within)
+        monkeypatch.setattr(anywhere, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def invalidate_cache(self):
+        pass
+
+    def info(self, _):
+        return {"size": len(self.data)}
+
+    def cat_file(self, _, start, end):
+        self.now += self.seconds(len(self.asked), end - start)
+        self.asked.append(range(start, end))
+        return self.data[start:end]
+
+    def within(self, seconds, action):
+        begun, answer = self.now, action()
+        if self.now - begun > seconds:
+            raise Lost("no answer")
+        return answer
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(40e3, 2**15), (4e6, 2**19), (1e9, 2**23)])
+def test_a_slow_file_system_is_asked_for_less_at_once(tmp_path, quick, monkeypatch, rate, largest):
+    link = Link(monkeypatch, 18 * 2**20, lambda number, size: 99 if number == 5 else size / rate)
+    transfer.download("x://a", tmp_path / "part", StreamSettings(quick.cache, timeout=1.0, retries=1))
+    assert (tmp_path / "part").read_bytes() == link.data
+    assert max(map(len, link.asked)) == largest
+    # Of what came before the part that hung nothing is fetched twice.
+    hung = link.asked.pop(5)
+    assert link.asked[5].start == hung.start
+    assert all(one.stop == other.start for one, other in pairwise(link.asked))
+
+
+def test_a_link_that_becomes_slow_is_asked_for_less(monkeypatch):
+    sizes = [2**15, 2**17, 2**19, 2**21, 2**19, 2**19]
+    Link(monkeypatch, sum(sizes), lambda number, size: size / (1e9 if number < 3 else 3e6))
+    with anywhere.read("x://a", 0, None, "", 1.0) as reply:
+        assert [len(chunk) for chunk in reply.chunks] == sizes
+
+
 def test_a_crawl_is_a_hang():
     """Bytes that come, but not to an end."""
 
@@ -263,3 +368,6 @@ def test_secrets_are_cut_out():
     assert address.split_login("https://me:p%40ss@host:80/x?y") == ("https://host:80/x?y", ("me", "p@ss"))
     assert address.shown("https://me:pass@host/a/b.tar?sig=1#x") == "https://host/a/b.tar"
     assert address.shown("s3://key:secret@bucket/a?versionId=3") == "s3://bucket/a"
+    for kind in ("", "stream:", "wds:", "stream:wds:"):
+        assert address.shown_spec(f"{kind}https://me:pass@host/a.tar?sig=1") == f"{kind}https://host/a.tar"
+        assert address.shown_spec(f"{kind}./a?b.tar") == f"{kind}./a?b.tar"

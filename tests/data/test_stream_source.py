@@ -11,6 +11,8 @@ from stream_reading import batches, contents, opened, same
 from perceptual_mae.data import (
     fixed_images,
 )
+from perceptual_mae.data.joined import open_splits
+from perceptual_mae.data.streaming.shards import find_shards
 from perceptual_mae.data.views import first_readable
 from perceptual_mae.errors import PmaeError, UsageError
 
@@ -37,6 +39,20 @@ def test_every_way_to_name_them(tmp_path, quick, spec):
         "001.tar/000005.jpg",
         "002.tar/000008.jpg",
     ]
+
+
+@pytest.mark.parametrize("spec", ["00{0..2}.tar", "00*.tar", "./001.tar"])
+def test_files_beside_one_find_their_index(tmp_path, quick, monkeypatch, spec):
+    write_shards(tmp_path, [5, 3, 8])
+    monkeypatch.chdir(tmp_path)
+    assert None not in {shard.samples for shard in find_shards(f"stream:{spec}", "train", quick)}
+
+
+@pytest.mark.parametrize("folder", ["set [v2]", "set{1}", "a*b?"])
+@pytest.mark.parametrize("spec", ["", "/[0].tar"])
+def test_names_are_no_patterns(tmp_path, quick, folder, spec):
+    write_tar(tmp_path / folder / "[0].tar", range(5))
+    assert len(opened(f"stream:{tmp_path}/{folder}{spec}", quick)) == 5
 
 
 def test_counts_without_an_index_are_found_once(tmp_path, quick, monkeypatch):
@@ -87,6 +103,8 @@ def test_splits_by_the_words_in_their_names(tmp_path, quick):
         ("stream:a\0b.tar", UsageError, "there is no file a\\x00b.tar"),
         ("stream:{1}.tar", UsageError, "there is no file"),
         ("https://me:secret@h/{{0..999999999}}.tar", UsageError, "too many names"),
+        ("stream:https://me:secret@h/{{0..999999999}}.tar?key=secret", UsageError, "too many names"),
+        ("wds:https://me:secret@h/{{1..0}}.tar", UsageError, "names no shard"),
     ],
 )
 def test_wrong_specs_are_one_line_without_secrets(tmp_path, quick, spec, error, words):
@@ -103,6 +121,15 @@ def test_wrong_specs_are_one_line_without_secrets(tmp_path, quick, spec, error, 
         opened(spec.format(tmp_path, "x" * 5000), quick)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_split_that_is_missing_is_said_without_secrets(tmp_path):
+    write_shards(tmp_path, [2])
+    with served(tmp_path) as url:
+        spec = f"stream:{url}/000.tar?key=secret".replace("//", "//me:secret@")
+        with pytest.raises(UsageError, match=r"it has no validation images") as raised:
+            open_splits(spec, "validation")
     assert "secret" not in str(raised.value)
 
 

@@ -1,10 +1,10 @@
 """`pmae check`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
+from perceptual_mae.paths import user_path
 from perceptual_mae.training.config import LoaderConfig
 
 
@@ -22,6 +22,7 @@ def make_parser() -> Parser:
 def run(arguments: Sequence[str]) -> None:
     """Read all images, and print what was found."""
     settings = make_parser().parse(arguments)
+    out = user_path(settings.json) if settings.json is not None else None
 
     from rich.table import Table
     from rich.text import Text
@@ -43,5 +44,5 @@ def run(arguments: Sequence[str]) -> None:
         console.print(line, style="dim", highlight=False, markup=False)
     for line in checked.advice():
         console.print(f"! {line}", style="yellow", highlight=False, markup=False)
-    if settings.json is not None:
-        write_json(Path(settings.json), checked.to_dict())
+    if out is not None:
+        write_json(out, checked.to_dict())

@@ -1,11 +1,11 @@
 """`pmae shard`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.errors import said_of
+from perceptual_mae.paths import user_path
 from perceptual_mae.settings import check_workers
 
 
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     settings = ShardSettings(**{name: values[name] for name in names})
     # As many as for a GPU: nothing else is to be done meanwhile.
     workers = choose_workers(values.workers, on_gpu=True)
-    out = Path(values.out).expanduser()
+    out = user_path(values.out)
     with counting(messages()) as progress, said_of("DATA"):
         done = write_shards(values.data, out, settings, values.split, workers, progress=progress)
     words = f"{out}: {done.images:,} images in {done.shards:,} shards"

@@ -19,11 +19,15 @@ from perceptual_mae.data.folder import SUFFIXES, find_files, printable
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.pictures import open_picture
 from perceptual_mae.data.types import BrokenImage, Skip
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, refused_by_system
 from perceptual_mae.paths import user_path
 
 IGNORED = 255
 """The class of pixels that do not count, in a target."""
+_GREY = 0
+"""PNG's colour type of grey images."""
+_STRETCHED = {2: 85, 4: 17}
+"""By what Pillow multiplies grey values of so many bits."""
 _FOLDERS = {"train": ("training", "train"), "validation": ("validation", "val")}
 _NAMES = ("classes.txt", "objectInfo150.txt")
 _LAYOUT = "images/training/NAME.jpg with annotations/training/NAME.png, and validation likewise"
@@ -113,7 +117,7 @@ class AdeSource:
         """Digest of the classes, of the relative paths in order, and of the masks' files."""
         parts = ["\n".join(self.classes).encode()]
         for image, mask in self.pairs:
-            parts += [os.fsencode(image), hashlib.sha256((self._masks / mask).read_bytes()).digest()]
+            parts += [os.fsencode(image), _contents_digest(self._masks / mask)]
         return digest(b"ade", *parts)
 
     def _mask_title(self, index: int) -> str:
@@ -139,8 +143,15 @@ def open_ade(
 
     Raises:
         UsageError: no such folder, another layout, or nothing in it that can be used; one line.
+        PmaeError: it may not be read.
     """
-    root = user_path(spec)
+    with refused_by_system(f"--data {spec}"):
+        return _open(spec, user_path(spec), split, classes, channels, max_pixels)
+
+
+def _open(
+    spec: str, root: Path, split: str, classes: Sequence[str] | None, channels: int, max_pixels: int
+) -> AdeSource | None:
     if not root.is_dir():
         raise UsageError(f"--data {spec}: there is no such folder; give one with {_LAYOUT}")
     folders = _folders(root, split)
@@ -224,7 +235,9 @@ def _class_names(spec: str, root: Path, known: tuple[str, ...] | None, max_pixel
 
 def _read_names(file: Path) -> tuple[str, ...]:
     """A name a line; of lines with tabs the last column, without the line of headings that ADE20K has."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    with refused_by_system(f"{file} cannot be read"):
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.strip() for line in text.splitlines()]
     rows = [line.split("\t") for line in lines if line]
     if rows and len(rows[0]) > 1 and not re.fullmatch(r"\d+", rows[0][0].strip()):
         rows = rows[1:]
@@ -250,11 +263,14 @@ def _largest(spec: str, root: Path, max_pixels: int) -> int:
 def _decode_mask(path: Path, title: str, max_pixels: int) -> Tensor:
     """The numbers of a PNG with one channel of any depth, or the indices of one with a palette: `(H, W)` int64.
 
+    Pillow stretches grey of 2 and 4 bits to 0 .. 255, which is undone.
+
     Raises:
         BrokenImage: it cannot be read, holds colours, or has more than `max_pixels`.
     """
     try:
-        with open_picture(read_bytes(path), ("PNG",)) as image:
+        data = read_bytes(path)
+        with open_picture(data, ("PNG",)) as image:
             check_size(image.height, image.width, max_pixels)
             bands, mode = image.getbands(), image.mode
             values = np.array(image) if len(bands) == 1 else None
@@ -264,4 +280,13 @@ def _decode_mask(path: Path, title: str, max_pixels: int) -> Tensor:
         raise BrokenImage(f"its mask {title} is no PNG that can be read ({' '.join(str(error).split())})") from None
     if values is None:
         raise BrokenImage(f"its mask {title} has {len(bands)} channels ({mode}): a mask has one, of class numbers")
-    return torch.from_numpy(values.astype(np.int64))
+    depth, kind = data[24], data[25]  # of the header, which comes first
+    return torch.from_numpy(values.astype(np.int64) // (_STRETCHED.get(depth, 1) if kind == _GREY else 1))
+
+
+def _contents_digest(file: Path) -> bytes:
+    """The SHA-256 of a file, or of why it cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(file)).digest()
+    except BrokenImage as broken:
+        return hashlib.sha256(str(broken).encode()).digest()

@@ -96,12 +96,14 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
 def to_uint8(array: np.ndarray) -> np.ndarray:
     """Numbers of any kind to 0..255, of the same shape.
 
-    8 bits stay; 16 bits keep their upper half; wider integers within 0..65535 count as 16 bits; floats within
-    [0, 1] are multiplied by 255. Everything else has no scale of its own and is stretched from its least to its
-    greatest value. Raises BrokenImage where no number is finite.
+    8 bits stay, signed ones where none is negative; 16 bits keep their upper half; wider integers within 0..65535
+    count as 16 bits; floats within [0, 1] are multiplied by 255. Everything else has no scale of its own and is
+    stretched from its least to its greatest value. Raises BrokenImage where no number is finite.
     """
     if array.dtype == np.uint8:
         return array
+    if array.dtype == np.int8 and array.min() >= 0:
+        return array.astype(np.uint8)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:

@@ -1,6 +1,7 @@
 """Images in the rows of a `datasets.Dataset`: parquet files, WebDataset shards and the hub all end up here."""
 
 import bisect
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +27,53 @@ VALIDATION_NAMES = ("validation", "valid", "val", "test", "testing", "dev")
 class ArrowSource:
     """Encoded images in a column of a data set.
 
+    Args:
+        images: columns of which each row has its image in one, the first that is not empty; none: the column of images.
+    """
+
+    def __init__(self, name: str, dataset: "Dataset", images: Sequence[str] = ()) -> None:
+        self.name = name
+        self._dataset = dataset
+        self._images = list(images) or image_columns(name, dataset.features)[:1]
+        self._open_columns()
+        label = label_column(dataset.features)
+        self._labels, self.classes = _labels(dataset, label) if label else (None, ())
+
+    def _open_columns(self) -> None:
+        self._columns = [_Column(self._dataset.data.column(name).chunks) for name in self._images]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arrow arrays would be copied; the data set itself travels as the names of its files.
+        return {key: value for key, value in self.__dict__.items() if key != "_columns"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open_columns()
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, index: int) -> Item:
+        found = (column[index] for column in self._columns)
+        data = next((image for image in found if image), b"")
+        return Item(data, f"row {index}", -1 if self._labels is None else int(self._labels[index]))
+
+    def fingerprint(self) -> str:
+        """Digest of the number of rows and of every image's size in bytes: unlike a digest of file names and dates it
+        survives a move, and unlike one of the contents it is done in a moment."""
+        first, *others = (column.sizes() for column in self._columns)
+        for other in others:
+            first = np.where(first > 0, first, other)
+        return digest(b"arrow", str(len(self)).encode(), first.tobytes())
+
+
+class _Column:
+    """Encoded images, by row.
+
     The column's Arrow buffers are read directly: a row costs about a microsecond, where `dataset[i]` costs a hundred.
     """
 
-    def __init__(self, name: str, dataset: "Dataset") -> None:
-        self.name = name
-        self._dataset = dataset
-        image, label = image_column(name, dataset.features), label_column(dataset.features)
-        self._image = image
-        self._open_column()
-        self._labels, self.classes = _labels(dataset, label) if label else (None, ())
-
-    def _open_column(self) -> None:
-        chunks = self._dataset.data.column(self._image).chunks
+    def __init__(self, chunks: Sequence[pa.Array]) -> None:
         self._starts = [0, *accumulate(len(chunk) for chunk in chunks)]
         # Of a struct {bytes, path} either may be missing.
         structs = bool(chunks) and pa.types.is_struct(chunks[0].type)
@@ -47,33 +82,26 @@ class ArrowSource:
         texts = fields.get("path") in {pa.string(), pa.large_string()}
         self._files = [chunk.field("path") for chunk in chunks] if texts else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Arrow arrays would be copied; the data set itself travels as the names of its files.
-        return {key: value for key, value in self.__dict__.items() if key not in {"_bytes", "_files", "_starts"}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open_column()
-
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> bytes | Path:
+        """The contents of an image's file, or its path; empty where there is neither."""
         chunk = bisect.bisect_right(self._starts, index) - 1
         row = index - self._starts[chunk]
         data = self._bytes[chunk][row].as_py()
         if data is None:
             file = self._files[chunk][row].as_py() if self._files else None
             data = Path(file) if file else b""
-        return Item(data, f"row {index}", -1 if self._labels is None else int(self._labels[index]))
+        return data
 
-    def fingerprint(self) -> str:
-        """Digest of the number of rows and of every image's size in bytes: unlike a digest of file names and dates it
-        survives a move, and unlike one of the contents it is done in a moment."""
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image, `(rows,)` int64; -1 or 0 where there is none: below a null Arrow has either."""
         import pyarrow.compute as pc
 
-        sizes = [pc.fill_null(pc.binary_length(chunk), -1).to_numpy().astype(np.int64) for chunk in self._bytes]
-        return digest(b"arrow", str(len(self)).encode(), np.concatenate(sizes).tobytes())
+        return np.concatenate(
+            [pc.fill_null(pc.binary_length(chunk), -1).to_numpy().astype(np.int64) for chunk in self._bytes]
+        )
 
 
 def without_decoding(dataset: "Dataset") -> "Dataset":
@@ -86,8 +114,8 @@ def without_decoding(dataset: "Dataset") -> "Dataset":
     return dataset
 
 
-def image_column(spec: str, features: "Features") -> str:
-    """The column that holds the images: an `Image` feature, or encoded bytes under a usual name.
+def image_columns(spec: str, features: "Features") -> list[str]:
+    """The columns that hold images, the likeliest first: `Image` features, and encoded bytes; those of a usual name.
 
     Raises UsageError, with the columns there are, where there is none.
     """
@@ -99,7 +127,7 @@ def image_column(spec: str, features: "Features") -> str:
     if not images:
         there = printable(", ".join(features))[:300]
         raise UsageError(f"{spec} has no column of images (columns: {there}): name one `image`")
-    return named[0] if named else images[0]
+    return [*named, *(name for name in images if name not in named)]
 
 
 def _holds_bytes(feature: object) -> bool:

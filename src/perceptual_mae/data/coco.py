@@ -17,7 +17,7 @@ from perceptual_mae.data.digest import digest
 from perceptual_mae.data.folder import printable
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.types import BrokenImage, Skip
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
 from perceptual_mae.paths import user_path
 
 _FORMS = (
@@ -181,7 +181,11 @@ def open_coco(spec: str, split: str, *, channels: int = 3, max_pixels: int = MAX
     if split not in _SPLITS:
         raise UsageError(f"there is no split {split!r}: give train or validation")
     coco_masks()
-    path = user_path(spec)
+    with refused_by_system(f"--data {spec}"):
+        return _open(spec, user_path(spec), split, channels, max_pixels)
+
+
+def _open(spec: str, path: Path, split: str, channels: int, max_pixels: int) -> CocoSource | None:
     if not path.exists():
         raise UsageError(f"--data {spec}: there is no such file or folder: {_FORMS}")
     file, folders = _annotations(spec, path, split)

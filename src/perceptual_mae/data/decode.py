@@ -15,6 +15,9 @@ from perceptual_mae.errors import system_words
 
 MAX_PIXELS = 100_000_000
 """Largest image decoded by default: a small file can claim to be any size, and would take all memory."""
+LARGEST = 2**32
+"""Bytes of the largest file that is read: here classic TIFF ends, as do the sizes in most formats. It is read into
+memory as a whole, and one that does not fit would end the run."""
 
 
 def decode(data: bytes | Path | Tensor | BrokenImage, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -28,6 +31,13 @@ def decode(data: bytes | Path | Tensor | BrokenImage, channels: int = 3, max_pix
     Raises:
         BrokenImage: the data cannot be used; never anything else.
     """
+    try:
+        return _decode(data, channels, max_pixels)
+    except MemoryError:
+        raise BrokenImage("there is not enough memory for it") from None
+
+
+def _decode(data: bytes | Path | Tensor | BrokenImage, channels: int, max_pixels: int) -> Tensor:
     if isinstance(data, BrokenImage):
         raise data
     if isinstance(data, Tensor):
@@ -50,9 +60,14 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         with open(path, "rb", buffering=0, opener=_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise BrokenImage("not a file but a pipe, a device or a folder")
+            if status.st_size > LARGEST:
+                raise BrokenImage(f"a file of {status.st_size} bytes")
             return file.read()
+    except MemoryError:
+        raise BrokenImage("there is not enough memory for it") from None
     except OSError as error:
         raise BrokenImage(system_words(error)) from None
     except ValueError:  # a zero byte, or a character that no encoding has

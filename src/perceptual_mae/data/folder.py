@@ -115,32 +115,39 @@ def _find_splits(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """The split folders in `root` or `root/images`, by split; empty where the sub-folders are something else.
 
     A folder called `train` might also be a class (beside `bus`): it is a split where there is a `val` as well, or where
-    no other folder holds images.
+    no other folder holds images. An empty `val` is passed over, but not an empty `train`: nobody would notice.
     """
     for folder in (root, root / "images"):
         inside = _folders(folder)
-        train, validation = _pick(inside, _TRAIN), _pick(inside, _VALIDATION)
-        if train and validation:
+        train = next(_called(inside, _TRAIN), None)
+        if train is None:
+            continue
+        others = list(_called(inside, _VALIDATION))
+        validation = next((path for path in others if _has_image(path, suffixes)), None)
+        if validation is not None:
             return {"train": train, "validation": validation}
-        if train and not any(next(find_files(other, suffixes), None) for other in inside if other != train):
+        if others or not any(_has_image(other, suffixes) for other in inside if other != train):
             return {"train": train}
     return {}
 
 
 def _folders(root: Path) -> list[Path]:
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        # `Path.is_dir` would raise at a link into a folder that may not be entered, and hide all the others.
+        return [root / name for name in sorted(os.listdir(root)) if name[0] != "." and os.path.isdir(root / name)]
     except OSError:
         return []
 
 
-def _pick(folders: list[Path], names: tuple[str, ...]) -> Path | None:
-    """The folder called by the first of `names` there is, year or not (`train2017`); of several years, the latest."""
+def _called(folders: list[Path], names: tuple[str, ...]) -> Iterator[Path]:
+    """The folders called by the first of `names`, then by the others, year or not (`train2017`); latest years first."""
     for name in names:
         matching = [path for path in folders if re.fullmatch(rf"{name}[-_]?\d*", path.name.lower())]
-        if matching:
-            return max(matching, key=lambda path: path.name)
-    return None
+        yield from sorted(matching, key=lambda path: path.name, reverse=True)
+
+
+def _has_image(folder: Path, suffixes: frozenset[str]) -> bool:
+    return next(find_files(folder, suffixes), None) is not None
 
 
 def _nothing_found(spec: str, folder: Path) -> str:

@@ -1,12 +1,13 @@
 """Several splits of a data set as one source."""
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import accumulate
 
 from perceptual_mae.data.digest import digest
 from perceptual_mae.data.open import open_source
+from perceptual_mae.data.streaming.address import shown_spec
 from perceptual_mae.data.types import Item, Source
 from perceptual_mae.errors import UsageError
 
@@ -18,7 +19,7 @@ class Joined:
         self.name = name
         self._names, self._parts = list(parts), list(parts.values())
         self._starts = [0, *accumulate(len(part) for part in self._parts)]
-        self.classes = tuple(dict.fromkeys(label for part in self._parts for label in part.classes))
+        self.classes = all_classes(self._parts)
         self._labels = [[self.classes.index(label) for label in part.classes] for part in self._parts]
 
     def __len__(self) -> int:
@@ -34,6 +35,11 @@ class Joined:
         """Digest of the parts' and their names."""
         parts = zip(self._names, self._parts, strict=True)
         return digest(b"joined", *(f"{name} {part.fingerprint()}".encode() for name, part in parts))
+
+
+def all_classes(sources: Iterable[Source]) -> tuple[str, ...]:
+    """The names of the classes of sources, each once, in the order in which they come."""
+    return tuple(dict.fromkeys(label for source in sources for label in source.classes))
 
 
 def parts_of(spec: str, split: str = "all", *, channels: int = 3) -> dict[str, Source]:
@@ -57,5 +63,5 @@ def open_splits(spec: str, split: str, *, channels: int = 3) -> Source:
     """
     parts = parts_of(spec, split, channels=channels)
     if not parts:
-        raise UsageError(f"--data {spec}: it has no {split} images")
+        raise UsageError(f"--data {shown_spec(spec)}: it has no {split} images")
     return Joined(spec, parts) if len(parts) > 1 else next(iter(parts.values()))

@@ -1,6 +1,7 @@
 """`datasets.load_dataset`, with errors in one line."""
 
 import errno
+import glob
 import logging
 import sys
 from collections.abc import Iterator
@@ -69,5 +70,5 @@ def first_line(error: BaseException) -> str:
 
 
 def as_strings(paths: list[Path]) -> list[str]:
-    """Paths as `datasets` takes them."""
-    return [str(path.resolve()) for path in paths]
+    """Paths as `datasets` takes them: as patterns."""
+    return [glob.escape(str(path.resolve())) for path in paths]

@@ -9,10 +9,10 @@ from pathlib import Path
 from perceptual_mae.data import vision
 from perceptual_mae.data.channels import ORDINARY
 from perceptual_mae.data.folder import SUFFIXES, open_folder
-from perceptual_mae.data.streaming.address import is_url
+from perceptual_mae.data.streaming.address import is_url, shown_spec
 from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.types import Source
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, refused_by_system
 from perceptual_mae.paths import user_path
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def open_source(
         from perceptual_mae.data.hub import open_hub
 
         return open_hub(spec, split)
-    return _open_path(spec, split, channels)
+    with refused_by_system(f"--data {spec}"):
+        return _open_path(spec, split, channels)
 
 
 @cache  # once
@@ -83,7 +84,7 @@ def open_validation_or_all(spec: str, *, channels: int = 3, stream: StreamSettin
     found = open_source(spec, "validation", channels=channels, stream=stream)
     found = found or open_source(spec, "train", channels=channels, stream=stream)
     if found is None:
-        raise UsageError(f"--data {spec}: there are no images")
+        raise UsageError(f"--data {shown_spec(spec)}: there are no images")
     return found
 
 
@@ -109,13 +110,20 @@ def _open_path(spec: str, split: str, channels: int) -> Source | None:
     raise UsageError(f"{spec} is neither an image nor a parquet file: give {_FORMS}")
 
 
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # there is none, or it may not be read
+        return []
+
+
 def _unknown(spec: str, path: Path) -> str:
     """What to say of a name that is nothing: the nearest thing it could have meant."""
     names = ["photos", *vision.NAMES]
     is_path = spec.startswith((".", "/", "~"))
     near = [] if is_path else difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.7)
-    if not near and path.parent.is_dir():
-        beside = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    if not near:
+        beside = difflib.get_close_matches(path.name, _listed(path.parent), n=1)
         near = [f"./{found}" if found in names else found for found in (str(path.parent / name) for name in beside)]
     if not near and spec.count("/") == 1 and not is_path:
         near = [f"hub:{spec}"]

@@ -1,5 +1,6 @@
 """A parquet file, or a folder of them."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from perceptual_mae.data.arrow import ArrowSource
 from perceptual_mae.data.folder import find_files
 from perceptual_mae.data.load import as_strings, load
 from perceptual_mae.data.splits import pick_files
-from perceptual_mae.errors import UsageError
+from perceptual_mae.errors import UsageError, refused_by_system
 
 SUFFIXES = frozenset({".parquet", ".pq"})
 
@@ -23,7 +24,8 @@ def is_parquet_folder(folder: Path, image_suffixes: frozenset[str]) -> bool:
 def _has_images(file: Path) -> bool:
     """Whether a parquet file has a column of encoded images, as far as its header tells."""
     try:
-        schema = pyarrow.parquet.read_schema(file)
+        with open(file, "rb") as opened:  # by its path pyarrow opens no file whose name is no text
+            schema = pyarrow.parquet.read_schema(opened)
     except (pa.ArrowException, OSError):
         return True  # it is opened as what it is called, which says what is wrong with it
     kinds = [kind for field in schema for kind in (field.type, *(part.type for part in _parts(field.type)))]
@@ -58,9 +60,9 @@ def open_parquet(spec: str, path: Path, split: str) -> ArrowSource | None:
 
 
 def _check_magic(file: Path) -> None:
-    with open(file, "rb") as opened:
+    with refused_by_system(f"{file} cannot be read"), open(file, "rb") as opened:
         start = opened.read(4)
-        opened.seek(-min(4, file.stat().st_size), 2)
+        opened.seek(-min(4, os.fstat(opened.fileno()).st_size), 2)
         end = opened.read(4)
     if start != b"PAR1":
         raise UsageError(f"{file} is not a parquet file: it starts with {start!r}")

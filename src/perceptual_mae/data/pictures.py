@@ -81,6 +81,8 @@ def _turn_upright(image: Image.Image) -> None:
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion would clip these at 255
         image = Image.fromarray(to_uint8(np.asarray(image)))
+    if image.mode == "LAB":  # which Pillow turns into nothing else
+        image = image.convert("RGB")
     if channels != 4 and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,6 +1,7 @@
 """Any data as WebDataset shards, for training that reads them as a stream."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from perceptual_mae.data.joined import parts_of
+from perceptual_mae.data.joined import all_classes, parts_of
 from perceptual_mae.data.shard_file import ShardRecord, finished, remove_notes, restore_notes, verify, write_shard
 from perceptual_mae.data.stream import BatchStream
+from perceptual_mae.data.streaming.address import shown_spec
 from perceptual_mae.data.streaming.index import NAME, index_of
 from perceptual_mae.data.streaming.plan import StreamPlan
+from perceptual_mae.data.subset import Relabelled
 from perceptual_mae.data.types import Item, Source, Streamed
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import PmaeError, UsageError, refused_by_system
 from perceptual_mae.files import write_json, write_text
 from perceptual_mae.seeds import Stream, permutation
 
@@ -49,8 +52,8 @@ class ShardSettings:
     max_pixels: int = 100_000_000
 
     def __post_init__(self) -> None:
-        if self.shard_size <= 0:
-            raise UsageError(f"--shard-size {self.shard_size}: must be positive")
+        if not 0 < self.shard_size * 1e6 < math.inf:
+            raise UsageError(f"--shard-size {self.shard_size}: must be a positive number of megabytes")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"--samples {self.samples}: must be at least 1")
         if self.channels < 1:
@@ -111,12 +114,13 @@ def write_shards(
     skipped = [f"{skip.name}\t{skip.reason}\n" for record in records for skip in record.skipped]
     images = sum(record.nsamples for record in records)
     if not images:
-        raise PmaeError(f"{spec}: no image could be read ({len(skipped)} tried); the first, {skipped[0].strip()}")
+        raise PmaeError(
+            f"{shown_spec(spec)}: no image could be read ({len(skipped)} tried); the first, {skipped[0].strip()}"
+        )
     if skipped:
         write_text(out / "skipped.txt", "".join(skipped))
-    classes = next((list(source.classes) for source in sources.values() if source.classes), [])
     entries = [record.entry for record in records if record.nsamples]
-    write_json(out / NAME, index_of(entries, classes=classes, made=plan))
+    write_json(out / NAME, index_of(entries, classes=list(all_classes(sources.values())), made=plan))
     remove_notes(out / record.url for record in records)
     (out / _PLAN).unlink(missing_ok=True)
     return Sharded(images, len(entries), len(skipped), made)
@@ -178,10 +182,18 @@ class ShardMaker:
 
 
 def _open(spec: str, split: str, channels: int) -> dict[str, Source]:
+    """The splits, their classes numbered alike: of a class a shard has nothing but its number.
+
+    A split whose classes have these numbers anyway stays itself, so that shards of an earlier call are recognised.
+    """
     sources = parts_of(spec, split, channels=channels)
     if not sources:
-        raise UsageError(f"{spec}: it has no {split} images")
-    return sources
+        raise UsageError(f"{shown_spec(spec)}: it has no {split} images")
+    classes = all_classes(sources.values())
+    return {
+        name: source if source.classes == classes[: len(source.classes)] else Relabelled(source, classes)
+        for name, source in sources.items()
+    }
 
 
 def _fitting(source: Source, order: np.ndarray, settings: ShardSettings) -> int:
@@ -217,12 +229,13 @@ def _plan(parts: Mapping[str, ShardMaker], settings: ShardSettings) -> dict[str,
 
 def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Make the folder, or go on in it. Raises UsageError where it holds something else."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: this is a file; name a folder")
-    index = _read(out / NAME)
-    found = _read(out / _PLAN) or index.get("made")
-    if found is None and out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"--out {out}: the folder is not empty; name another")
+    with refused_by_system(f"--out {out}"):
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out}: this is a file; name a folder")
+        index = _read(out / NAME)
+        found = _read(out / _PLAN) or index.get("made")
+        if found is None and out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"--out {out}: the folder is not empty; name another")
     if found is not None and found != plan:
         names = [name for name in plan if plan[name] != found.get(name)]
         raise UsageError(f"--out {out} holds shards of other {' and '.join(names)}: name another folder")

@@ -8,13 +8,18 @@ from perceptual_mae.data.arrow import TRAIN_NAMES, VALIDATION_NAMES
 
 
 def pick_files(root: Path, relative: Sequence[str], split: str) -> list[Path] | None:
-    """The files of one split. Files without any such word in their paths are for training. None: no validation."""
-    validation = _first_with(relative, VALIDATION_NAMES)
-    if split == "validation":
-        return [root / path for path in validation] if validation else None
-    train = _first_with(relative, TRAIN_NAMES)
+    """The files of one split. None: no validation.
+
+    Files without any such word in their paths are for training, and so are those for validation where there are no
+    others. No file is in both splits.
+    """
     others = [path for path in relative if not any(_says(path, name) for name in VALIDATION_NAMES)]
-    return [root / path for path in train or others or relative]
+    train = _first_with(relative, TRAIN_NAMES) or others or list(relative)
+    if split == "train":
+        return [root / path for path in train]
+    trained = set(train)
+    validation = _first_with([path for path in relative if path not in trained], VALIDATION_NAMES)
+    return [root / path for path in validation] or None
 
 
 def pick_name(names: Sequence[str], split: str) -> str | None:

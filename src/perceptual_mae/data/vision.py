@@ -12,7 +12,7 @@ from perceptual_mae.data.digest import digest
 from perceptual_mae.data.load import first_line
 from perceptual_mae.data.types import Item
 from perceptual_mae.errors import PmaeError
-from perceptual_mae.paths import cache_folder
+from perceptual_mae.paths import cache_folder, user_path
 
 
 class VisionName(NamedTuple):
@@ -80,7 +80,7 @@ def open_vision(spec: str, split: str) -> VisionSource:
 
     known = NAMES[spec]
     named = os.environ.get("PMAE_DATA")
-    root = Path(named).expanduser() if named else cache_folder("data")
+    root = user_path(named) if named else cache_folder("data")
     arguments = known.train if split == "train" else known.validation
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from perceptual_mae.data.arrow import ArrowSource
+from perceptual_mae.data.arrow import ArrowSource, image_columns
 from perceptual_mae.data.folder import find_files
 from perceptual_mae.data.load import as_strings, load
+from perceptual_mae.data.shard_fields import features_of
 from perceptual_mae.data.splits import pick_files
 from perceptual_mae.errors import UsageError, printable
 
@@ -36,7 +37,9 @@ def open_shards(spec: str, split: str) -> ArrowSource | None:
         root = Path(pattern)
         files = sorted(find_files(root, SUFFIXES))
     else:
-        found = [path for one in expand_braces(pattern) for path in _matching(spec, one)]
+        # A file is meant as it is called, whatever its name would stand for as a pattern.
+        patterns = [pattern] if os.path.isfile(pattern) else expand_braces(pattern)
+        found = [path for one in patterns for path in _matching(spec, one)]
         root = Path(os.path.commonpath([os.path.dirname(path) or "." for path in found])) if found else Path()
         files = sorted({os.path.relpath(path, root) for path in found})
     if not files:
@@ -45,13 +48,14 @@ def open_shards(spec: str, split: str) -> ArrowSource | None:
     if picked is None:
         return None
     advice = "every sample must be KEY.jpg (png, webp, ...), with KEY.cls for its class"
-    dataset = load(spec, "webdataset", advice, data_files=as_strings(picked), split="train")
-    return ArrowSource(spec, dataset)
+    features = features_of(picked)
+    dataset = load(spec, "webdataset", advice, data_files=as_strings(picked), split="train", features=features)
+    return ArrowSource(spec, dataset, image_columns(spec, dataset.features) if features else ())
 
 
 def _matching(spec: str, pattern: str) -> list[str]:
     try:
-        if glob.has_magic(pattern):
+        if glob.has_magic(pattern) and not os.path.isfile(pattern):
             return glob.glob(pattern)
     except ValueError:  # a zero byte or half a character, which no file can have in its name
         return []

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from perceptual_mae.data.folder import printable
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_KIND = re.compile(r"(stream:)?(wds:)?")
 
 
 def is_url(text: str) -> bool:
@@ -29,6 +30,13 @@ def shown(location: str) -> str:
     return printable(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
 
 
+def shown_spec(spec: str) -> str:
+    """A data argument for messages: its location as `shown` gives it, and what stands before that (`stream:`)."""
+    kind = _KIND.match(spec)
+    before = kind.end() if kind else 0
+    return spec[:before] + shown(spec[before:])
+
+
 def path_part(location: str) -> str:
     """What of a location tells folders and suffix: without query and fragment where it is a URL."""
     return re.split(r"[?#]", location, maxsplit=1)[0] if is_http(location) else location
@@ -40,8 +48,8 @@ def suffix(location: str) -> str:
 
 
 def parent(location: str) -> str:
-    """The folder of a location, with a `/` at its end; a query stays with the file."""
-    return path_part(location).rpartition("/")[0] + "/"
+    """The folder of a location, with a `/` at its end; empty for a bare name. A query stays with the file."""
+    return "".join(path_part(location).rpartition("/")[:2])
 
 
 def beside(location: str, relative: str) -> str:

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,8 +10,9 @@ from typing import Any, TypeVar
 from perceptual_mae.data.streaming.reply import Facts, Lost, Refused, Reply
 from perceptual_mae.errors import PmaeError, UsageError
 
-_PART = 2**23
-"""Bytes asked for at once: what has to come within the time limit."""
+_FIRST, _LARGEST = 2**15, 2**23
+"""Bytes asked for at once, to begin with and at most. A part that does not come within the time limit is lost: the
+first is so small that it comes, within the default limit, at 1 KiB/s."""
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
@@ -53,12 +55,20 @@ def read(url: str, start: int, stop: int | None, version: str, timeout: float) -
     last = found.size if stop is None else min(stop, found.size)
 
     def chunks() -> Iterator[bytes]:
-        for at in range(first, last, _PART):
-            end = min(at + _PART, last)
+        at, size = first, _FIRST
+        while at < last:
+            end = min(at + size, last)
+            begun = time.monotonic()
             part = within(timeout, lambda at=at, end=end: system.cat_file(path, start=at, end=end))  # type: ignore[misc]
+            took = time.monotonic() - begun
             yield part
             if len(part) < end - at:
                 return
+            at = end
+            if took < timeout / 16:  # the next, four times as large, takes at most a quarter of the limit
+                size = min(4 * size, _LARGEST)
+            elif took > timeout / 2:
+                size = max(size // 4, _FIRST)
 
     yield Reply(first, found.size, found.version, chunks())
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.paths import cache_folder
+from perceptual_mae.paths import cache_folder, user_path
 
 GIB = 2**30
 
@@ -34,7 +34,7 @@ class StreamSettings:
     def folder(self) -> Path:
         """Of the cache."""
         if self.cache is not None:
-            return Path(self.cache).expanduser()
+            return user_path(self.cache)
         return cache_folder("stream")
 
     @property

@@ -3,14 +3,14 @@
 import glob
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from perceptual_mae.data.folder import find_files, printable
 from perceptual_mae.data.splits import pick_files
 from perceptual_mae.data.streaming import anywhere
-from perceptual_mae.data.streaming.address import is_http, is_url, parent, path_part, shown, suffix
+from perceptual_mae.data.streaming.address import is_http, is_url, parent, path_part, shown, shown_spec, suffix
 from perceptual_mae.data.streaming.index import NAME, Entry, parse_index
 from perceptual_mae.data.streaming.reply import Lost, Refused
 from perceptual_mae.data.streaming.settings import StreamSettings
@@ -67,16 +67,18 @@ def find_shards(spec: str, split: str, settings: StreamSettings) -> list[Shard] 
     if not named:
         raise UsageError(f"{spec} is empty: give {_FORMS}")
     try:
-        expanded = expand_braces(named)
+        # What is there is meant as it is called, whatever its name would stand for as a pattern.
+        there = not is_url(named) and os.path.exists(named)
+        expanded = [named] if there else expand_braces(named)
     except UsageError:
-        raise UsageError(f"{shown(spec)}: the braces come to too many names") from None
+        raise UsageError(f"{shown_spec(spec)}: the braces come to too many names") from None
     entries = [entry for one in expanded for entry in _entries(spec, one, settings)]
     entries = sorted({entry.location: entry for entry in entries}.values(), key=lambda entry: entry.location)
     if not entries:
-        raise UsageError(f"{shown(spec)} names no shard: give {_FORMS}")
+        raise UsageError(f"{shown_spec(spec)} names no shard: give {_FORMS}")
     kinds = {suffix(entry.location) in TABLES for entry in entries}
     if len(kinds) > 1:
-        raise UsageError(f"{shown(spec)} holds .tar and .parquet files: name one kind, as in FOLDER/*.tar")
+        raise UsageError(f"{shown_spec(spec)} holds .tar and .parquet files: name one kind, as in FOLDER/*.tar")
     entries = _with_counts(entries, settings)
     names = _relative([path_part(entry.location) for entry in entries])
     chosen = pick_files(Path(), names, split)
@@ -101,10 +103,11 @@ def _entries(spec: str, named: str, settings: StreamSettings) -> list[Entry]:
         if os.path.isfile(index):
             return parse_index(index, _contents(index, settings))
         return [Entry(os.path.join(named, path)) for path in sorted(find_files(Path(named), TAR | TABLES))]
-    files = glob.glob(named, recursive=True) if glob.has_magic(named) else [named]
+    pattern = glob.has_magic(named) and not os.path.isfile(named)
+    files = glob.glob(named, recursive=True) if pattern else [named]
     for file in files:
         if not os.path.isfile(file):
-            raise UsageError(f"{shown(spec)}: there is no file {printable(file)}")
+            raise UsageError(f"{shown_spec(spec)}: there is no file {printable(file)}")
         _refuse_other(file)
     return [Entry(file) for file in files]
 
@@ -136,7 +139,7 @@ def _elsewhere(url: str, settings: StreamSettings) -> list[Entry]:
 
 
 def _with_counts(entries: Sequence[Entry], settings: StreamSettings) -> list[Entry]:
-    """Tar files that were named one by one learn their counts from the index of their folder, if it has one."""
+    """Tar files that were named one by one learn what the index of their folder says of them, if it has one."""
     unknown = {parent(e.location) for e in entries if e.samples is None and suffix(e.location) in TAR}
     known: dict[str, Entry] = {}
     for folder in sorted(unknown):
@@ -147,12 +150,7 @@ def _with_counts(entries: Sequence[Entry], settings: StreamSettings) -> list[Ent
             known |= {entry.location: entry for entry in parse_index(index, _contents(index, settings))}
         except PmaeError:  # no index there, or another program's: the shards themselves are counted
             continue
-    return [
-        replace(entry, samples=known[entry.location].samples, size=known[entry.location].size)
-        if entry.samples is None and entry.location in known
-        else entry
-        for entry in entries
-    ]
+    return [known.get(entry.location, entry) if entry.samples is None else entry for entry in entries]
 
 
 def _contents(index: str, settings: StreamSettings) -> bytes:

@@ -103,11 +103,14 @@ class Shelf:
         except BrokenImage as broken:
             with self._changed:
                 # What fails ahead of time may be there when it is needed.
+                known = unit in self._failed
                 if wait:
                     self._failed[unit] = time.monotonic(), str(broken)
                 else:
                     self._failed_ahead[unit] = time.monotonic()
-                self._lost_in_a_row.add(unit)
+                # Missing for good, it says nothing new; and the good ones between, being open, end no row.
+                if not known:
+                    self._lost_in_a_row.add(unit)
                 self._last_reason = str(broken)
             return None
         if opened is None:

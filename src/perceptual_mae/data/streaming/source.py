@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from perceptual_mae.data.digest import digest_all
-from perceptual_mae.data.streaming.address import shown
+from perceptual_mae.data.streaming.address import shown_spec
 from perceptual_mae.data.streaming.cache import Cache
 from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.streaming.shards import find_shards
@@ -81,11 +81,6 @@ def open_stream(spec: str, split: str, settings: StreamSettings) -> StreamSource
     units = count_units(shards, Cache(settings.folder, settings.limit), settings)
     if not units:
         raise UsageError(
-            f"{shown(spec)}: no image is in these {len(shards)} shards (a sample is KEY.jpg, KEY.png, ...)"
+            f"{shown_spec(spec)}: no image is in these {len(shards)} shards (a sample is KEY.jpg, KEY.png, ...)"
         )
-    return StreamSource(_shown_spec(spec), units, settings)
-
-
-def _shown_spec(spec: str) -> str:
-    kind, colon, rest = spec.partition(":")
-    return f"{kind}:{shown(rest)}" if kind in {"stream", "wds"} and colon else shown(spec)
+    return StreamSource(shown_spec(spec), units, settings)

@@ -1,6 +1,7 @@
 """Parquet files in parts: how many rows each row group has, and the images of one as an Arrow file."""
 
 import io
+import os
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perceptual_mae.data.arrow import image_column
+from perceptual_mae.data.arrow import image_columns
 from perceptual_mae.data.streaming.address import is_url, shown
 from perceptual_mae.data.streaming.settings import StreamSettings
 from perceptual_mae.data.streaming.transfer import read_range
@@ -67,7 +68,7 @@ def open_table(location: str, size: int, settings: StreamSettings, footer: Path 
             known = None if footer is None else pq.read_metadata(footer)
             file = pa.PythonFile(cast(BinaryIO, RangeFile(location, size, settings)), mode="r")
             return pq.ParquetFile(file, metadata=known)
-        return pq.ParquetFile(location)
+        return pq.ParquetFile(pa.OSFile(os.fsencode(location)))  # as bytes, for a name may be no text
     except (pa.ArrowException, OSError) as error:
         raise PmaeError(f"{shown(location)}: no parquet file that can be read: {_words(error)}") from None
 
@@ -85,7 +86,7 @@ def image_leaf(location: str, schema: pa.Schema) -> str:
     """
     from datasets import Features
 
-    column = image_column(shown(location), Features.from_arrow_schema(schema))
+    column = image_columns(shown(location), Features.from_arrow_schema(schema))[0]
     return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
 
 

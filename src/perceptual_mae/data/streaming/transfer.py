@@ -129,6 +129,7 @@ def _continue(url: str, path: Path, settings: StreamSettings, size: int | None, 
         if size is not None and file.tell() >= size:
             if file.tell() > size:
                 file.truncate(0)
+                file.seek(0)  # truncating moves nothing, and what is asked for starts here
             elif size:
                 return
         with _reply(url, file.tell(), None, version, settings.timeout) as reply:

@@ -197,12 +197,13 @@ def count_units(shards: Sequence[Shard], cache: Cache, settings: StreamSettings)
     Raises:
         PmaeError: a shard whose samples have to be counted cannot be read: without the number there is no order.
     """
+    since = time.time()  # what an earlier run could not fetch may be there again
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        found = list(threads.map(lambda shard: _units_of(shard, cache, settings), shards))
+        found = list(threads.map(lambda shard: _units_of(shard, cache, settings, since), shards))
     return [unit for units in found for unit in units if unit.count > 0]
 
 
-def _units_of(shard: Shard, cache: Cache, settings: StreamSettings) -> list[Unit]:
+def _units_of(shard: Shard, cache: Cache, settings: StreamSettings, since: float) -> list[Unit]:
     if not shard.is_table and shard.samples is not None:
         return [Unit(shard, "", -1, "", shard.samples)]
     if shard.remote:
@@ -217,7 +218,7 @@ def _units_of(shard: Shard, cache: Cache, settings: StreamSettings) -> list[Unit
         note = (
             _count_rows(shard, version, cache, settings)
             if shard.is_table
-            else _count_members(shard, version, cache, settings)
+            else _count_members(shard, version, cache, settings, since)
         )
         cache.write_note(key, note)
     groups = range(len(note["counts"])) if shard.is_table else (-1,)
@@ -242,10 +243,10 @@ def _count_rows(shard: Shard, version: str, cache: Cache, settings: StreamSettin
     return {"leaf": image_leaf(shard.location, table.schema_arrow), "counts": counts}
 
 
-def _count_members(shard: Shard, version: str, cache: Cache, settings: StreamSettings) -> dict[str, Any]:
+def _count_members(shard: Shard, version: str, cache: Cache, settings: StreamSettings, since: float) -> dict[str, Any]:
     """The samples of a tar file. One that is damaged has one more, so that the damage is met, counted and listed."""
     try:
-        opened = open_unit(Unit(shard, version, -1, "", 0), cache, settings)
+        opened = open_unit(Unit(shard, version, -1, "", 0), cache, settings, since=since)
     except BrokenImage as broken:
         raise PmaeError(f"{shown(shard.location)}: {broken}; its samples cannot be counted") from None
     assert opened is not None
