@@ -20,6 +20,7 @@ from perceptual_mae.evaluation.attention import (
     pick_heads,
 )
 from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.folder import RunFolder, is_run
 from perceptual_mae.report.attention_grid import ModelMaps, attention_grid
 from perceptual_mae.report.figures import save
@@ -48,7 +49,7 @@ def attention(
     Raises:
         UsageError, PmaeError: as `draw_attention`; or `out` cannot be written.
     """
-    run = next((RunFolder.read(spec) for spec in encoders if is_run(spec)), None)
+    run = _first_run(encoders)
     target = Path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
     if target.is_dir():
         raise UsageError(f"--out {target}: is a folder; give a PNG file to write")
@@ -84,7 +85,7 @@ def draw_attention(
     Raises:
         UsageError, PmaeError: no such encoder, block, head or data; an encoder without attention; no readable image.
     """
-    run = next((RunFolder.read(spec) for spec in encoders if is_run(spec)), None)
+    run = _first_run(encoders)
     wanted = _heads(heads)
     if not encoders:
         raise UsageError("ENCODERS is missing: name one or more")
@@ -104,6 +105,10 @@ def draw_attention(
     return attention_figure(
         opened, pictures, names, block=block, heads=wanted, mass=mass, titles=_titles(opened, encoders)
     )
+
+
+def _first_run(encoders: Sequence[str]) -> RunFolder | None:
+    return next((RunFolder.read(path) for path in map(user_path, encoders) if is_run(path)), None)
 
 
 def same_images(

@@ -198,7 +198,7 @@ class _Job:
 
     def _read(self, one: NamedImage) -> Tensor | Skip:
         try:
-            return decode(one.path, self.channels, MAX_PIXELS)
+            return decode(one.path, self.channels, self.learnt.description.get("max_pixels", MAX_PIXELS))
         except BrokenImage as broken:
             return Skip(one.name, str(broken))
 

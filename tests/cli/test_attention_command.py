@@ -51,6 +51,13 @@ def test_two_encoders_and_all_their_heads(run: Path, public: str, capsys: pytest
     assert alone.shape[1] < pixels.shape[1]
 
 
+def test_a_run_below_the_home_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert drawn(capsys, f"~/{run.name}", "--count", 1)[0] == run / "figures" / "attention.png"
+
+
 def test_the_same_seed_draws_the_same_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def picture(*more: object) -> np.ndarray:
         return drawn(capsys, run, "--count", 1, "--out", tmp_path / "new" / "a.png", *more)[1]

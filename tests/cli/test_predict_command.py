@@ -131,6 +131,15 @@ def test_overlays_can_be_left_out_and_an_earlier_call_is_replaced(model: Path, p
     assert [row["path"] for row in table(out)] == ["a.jpg"]
 
 
+def test_images_are_read_as_large_as_the_network_was_trained_on(
+    learn: Callable[..., StandIn], pictures: Path, tmp_path: Path
+) -> None:
+    learn("segmentation", lambda image: {"labels": image[0] // 64}, max_pixels=60 * 40)
+    done = predict("run", [pictures], tmp_path / "out")
+    assert (done.images, done.skipped) == (1, 4)
+    assert "b.png\t" in (tmp_path / "out" / "skipped.txt").read_text(encoding="utf-8")
+
+
 def test_the_results_are_no_images(model: Path, pictures: Path) -> None:
     out = pictures / "out"
     predict(model, [pictures], out)

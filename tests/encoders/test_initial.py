@@ -14,9 +14,11 @@ from perceptual_mae.api import pretrain
 from perceptual_mae.encoders.initial import start_from
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.pretraining import build
 from perceptual_mae.pretraining.build import trained_model
 from perceptual_mae.pretraining.config import PixelConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
+from perceptual_mae.training.checkpoint import newest
 
 MakeConfig = Callable[..., PretrainConfig]
 
@@ -73,6 +75,16 @@ def test_positions_of_another_grid_are_resampled_and_a_whole_mae_brings_its_deco
     assert own["pos_embed"].shape == (1, 25, 192)
 
 
+def test_a_checkpoint_of_a_run_that_is_not_square(make_config: MakeConfig) -> None:
+    """4 x 16 patches are as many as 8 x 8."""
+    run = pretrain(make_config("source", max_steps=1, image_size="32x128", model="tiny", patch_size=8))
+    source, _ = trained_model(RunFolder.read(run))
+    model = model_of(image_size=(32, 128), patch_size=8)
+    told = start_from(model, str(next((run / "checkpoints").glob("step-*")) / "model.safetensors"))
+    assert "resampled" not in told
+    assert torch.equal(model.pos_embed, source.pos_embed)
+
+
 @pytest.mark.parametrize(
     ("spec", "model", "words"),
     [
@@ -107,9 +119,14 @@ def test_parts_that_a_masked_autoencoder_has_not_are_refused(tmp_path: Path) -> 
         start_from(model_of(), file_of(tmp_path, narrow))
 
 
-def test_a_run_starts_from_weights_once(make_config: MakeConfig) -> None:
+def test_a_run_starts_from_weights_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     source = pretrain(make_config("source"))
     trained, _ = trained_model(RunFolder.read(source))
+    read: list[Path] = []
+    with monkeypatch.context() as patched:  # encoder and decoder of one checkpoint, also of a run that trains
+        patched.setattr(build, "newest", lambda folder: read.append(folder) or newest(folder))
+        assert "the decoder too" in start_from(build.build_model(make_config()), str(source))
+    assert read == [source / "checkpoints"]
     still = {"init": str(source), "lr": 1e-30, "pixels": PixelConfig(mean=(0.5,), std=(0.25,))}
     run = pretrain(make_config("second", max_steps=2, **still))
     model, _ = trained_model(RunFolder.read(run))

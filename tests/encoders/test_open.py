@@ -20,11 +20,15 @@ from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
+from perceptual_mae.models.classifier import Classifier
 from perceptual_mae.models.positions import resample
 from perceptual_mae.pretraining.build import build_model
 from perceptual_mae.pretraining.config import PixelConfig, PretrainConfig
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.checkpoint import Checkpoint, save
+from perceptual_mae.transfer.saved import save_finetuned
+from perceptual_mae.transfer.task import Learnt
+from perceptual_mae.weight_files import encoder_metadata
 
 MakeConfig = Callable[..., PretrainConfig]
 
@@ -91,6 +95,52 @@ def test_the_newest_whole_checkpoint(make_config: MakeConfig) -> None:
     assert "step 3 of the run" in text
     with torch.no_grad():
         torch.testing.assert_close(encoder(images(3, 32, 32)), model.encode(images(3, 32, 32)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_knows_the_size_of_its_runs_images(make_config: MakeConfig, tmp_path: Path) -> None:
+    """4 x 16 patches are as many as 8 x 8."""
+    pixels = PixelConfig(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    run, model = write_run(make_config("run", image_size="32x128", pixels=pixels))
+    file = run / "checkpoints" / "step-00000003" / "model.safetensors"
+    without = {name: tensor for name, tensor in model.state_dict().items() if name not in ("mean", "std")}
+    for state in (model.state_dict(), without):
+        save_file(state, file)
+        encoder, _ = open_encoder(file)
+        assert encoder.image_size == (32, 128)
+        shown = images(3, 32, 128)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(shown), model.encode(shown), atol=1e-5, rtol=1e-5)
+        larger = open_encoder(file, (32, 256))[1]
+        assert "position embeddings resampled from 4 x 16 patches to 4 x 32" in larger
+    (run / "config.yaml").write_text("model: [")
+    assert refused(file)[1].startswith(f"ENCODER {file}: {run}/config.yaml cannot be read")
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_fine_tuned_network_says_what_its_encoder_takes(tmp_path: Path, task: str) -> None:
+    """2 x 8 patches are as many as 4 x 4; twelve heads of 8 numbers are not usual for the width."""
+    network = small_vit(img_size=(16, 64), embed_dim=96, num_heads=12, depth=4)
+    facts = encoder_metadata((16, 64), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 12)
+    save_file(network.state_dict(), tmp_path / "encoder.safetensors", facts)
+    given = perceptual_mae.load_encoder(tmp_path / "encoder.safetensors")
+    learner: Any
+    if task == "classification":
+        learner = Classifier.of(given, 2)
+    else:
+        pytest.importorskip("transformers")
+        from perceptual_mae.models.segmenter import Segmenter
+
+        learner = Segmenter.of(perceptual_mae.load_encoder(tmp_path / "encoder.safetensors"), 2, width=16)
+    path = save_finetuned(Learnt(task, learner, ("a", "b"), learner.describe()), tmp_path / "model.safetensors", {})
+    encoder, text = open_encoder(path)
+    assert (encoder.image_size, encoder.network.blocks[0].attn.num_heads) == ((16, 64), 12)
+    assert torch.equal(encoder.mean, given.mean)
+    assert torch.equal(encoder.std, given.std)
+    assert "the file does not say" not in text
+    shown = images(3, 16, 64)
+    torch.testing.assert_close(encoder(shown, -1), given(shown, -1), atol=1e-5, rtol=1e-5)
+    save_file(learner.state_dict(), path)  # as a checkpoint has it, without a description
+    assert torch.equal(open_encoder(path, (16, 64))[0].mean, given.mean)
 
 
 def test_a_run_at_another_size(make_config: MakeConfig) -> None:

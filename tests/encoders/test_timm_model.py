@@ -81,6 +81,15 @@ def test_timm_at_another_size_than_the_file(tmp_path: Path) -> None:
     assert line.startswith("--image-size 100: ENCODER timm:test_vit:")
 
 
+def test_mean_and_std_of_the_file(tmp_path: Path) -> None:
+    state, said = whole("test_vit").state_dict(), {"mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"}
+    for metadata in (said, said | {"std": "[0.4, 0.5]"}):  # two channels are another network's
+        save_file(state, tmp_path / "weights.safetensors", metadata)
+        encoder = perceptual_mae.load_encoder(f"timm:test_vit:{tmp_path / 'weights.safetensors'}")
+        expected = [0.1, 0.2, 0.3] if metadata is said else pixel_statistics(encoder.network)[0].tolist()
+        assert encoder.mean.flatten().tolist() == pytest.approx(expected)
+
+
 def test_a_file_of_another_timm_model(tmp_path: Path) -> None:
     save_file(small_vit().state_dict(), tmp_path / "vit.safetensors")
     save_file(whole("test_resnet").state_dict(), tmp_path / "resnet.safetensors")
@@ -119,7 +128,8 @@ def test_weights_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = source.pretrained_cfg | {"mean": (0.1, 0.2, 0.3), "input_size": (3, 64, 64), "source": "hf-hub"}
     loaded = (config, "test_vit", {"img_size": 64})
     state = source.state_dict()
-    monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", lambda *_, **__: loaded)
+    for place in ("timm.models._factory", "timm.models"):
+        monkeypatch.setattr(f"{place}.load_model_config_from_hf", lambda *_, **__: loaded)
     monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda name: {"somebody/vit": state}[name])
     encoder, text = open_encoder("hub:somebody/vit")
     assert encoder.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])

@@ -242,6 +242,20 @@ def test_files_that_were_not_trained_on_squares(tmp_path: Path) -> None:
     same_tokens(larger, network)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_positions_of_patches_alone_beside_a_class_token(tmp_path: Path, known: bool) -> None:
+    """FlexiViT's: of 5 x 5 patches, or of 4 x 6 and [CLS]; only who knows the size can tell."""
+    network = small_vit(img_size=40, no_embed_class=True)
+    path = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), path, {"image_size": "[40, 40]"} if known else {})
+    same_tokens(perceptual_mae.load_encoder(path, image_size=40), network)
+    if known:
+        network.set_input_size((48, 48))
+        same_tokens(perceptual_mae.load_encoder(path, image_size=48), network)
+    else:
+        assert "no square of patches beside [CLS]: say for which size it was trained" in refused(path)[1]
+
+
 def test_sizes_that_are_none(tmp_path: Path) -> None:
     torch.save(small_vit().state_dict(), path := tmp_path / "weights.pth")
     for size in (0, -32, "32x", "big", (), (1, 2, 3), (32.0, 32)):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pytest
 from odd_files import encode, photograph
 from test_features import Counted, Listed, in_another_process, small_encoder
 
+from perceptual_mae.api import pretrain
 from perceptual_mae.cli.main import main
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.embed import Embedded, embed, skipped_list
 from perceptual_mae.evaluation.features import extract
 from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.training.config import LoaderConfig
 
 COLUMNS = ["path", "label", "label_id", "vector"]
 
@@ -306,6 +310,22 @@ def test_the_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
     one = tmp_path / "one.parquet"
     assert main(command(folder, one, "--split", "validation", "--pool", "both", "--block", "0")) == 0
     assert pq.read_table(one)["path"].to_pylist() == ["a/0.jpg", "b/1.jpg"]
+
+
+def test_a_run_reads_no_larger_images_than_it_was_trained_on(
+    folder: Path, tmp_path: Path, make_config: Callable[..., PretrainConfig]
+) -> None:
+    """Those of 40 x 40 and 41 x 40 pixels are small enough."""
+    run = pretrain(make_config(max_steps=1, loader=LoaderConfig(max_pixels=41 * 40)))
+    out = tmp_path / "out.parquet"
+    assert main(["embed", str(run), *command(folder, out)[2:]]) == 0
+    assert pq.read_table(out)["path"].to_pylist() == [
+        "train/a/0.jpg",
+        "train/b/1.jpg",
+        "validation/a/0.jpg",
+        "validation/b/1.jpg",
+    ]
+    assert "44 x 40 pixels, more than the limit of 1640" in skipped_list(out).read_text()
 
 
 def test_the_command_under_torchrun(

@@ -235,6 +235,11 @@ def test_data_that_cannot_be_probed(encoder: Encoder) -> None:
         MaeProbeConfig(epochs=0)
 
 
+def test_a_block_that_is_not_there_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(UsageError, match=r"^--block 9: small has blocks 0 to 1, or -1 to -2 from the end$"):
+        mae_probe(encoder, TRAIN, TEST, SHORT, block=9)
+
+
 def test_a_loss_that_is_not_finite_is_told(encoder: Encoder) -> None:
     encoder.network.norm.weight[0] = torch.nan
     with pytest.raises(PmaeError, match="not finite"):

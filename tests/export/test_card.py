@@ -10,8 +10,10 @@ import yaml
 from conftest import Runs, WriteVit
 
 from perceptual_mae.errors import UsageError
+from perceptual_mae.evaluation.feature_cache import weights_digest
 from perceptual_mae.export import export_encoder
-from perceptual_mae.export.story import data_name
+from perceptual_mae.export.source import open_source
+from perceptual_mae.export.story import data_name, measured, read_record
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     scores = {"top1": 0.5, "top5": 0.75, "interval": [0.25, 0.625]}
     results = {
+        "encoder": {"matched": "vit 96/6/3, patch 8, 32 x 32: step 2 of the run; all match", "image_size": [32, 32]},
         "data": {"spec": "/home/somebody/labelled", "test": "half", "test_images": 8, "train_images": 9},
         "parts": {"knn/cls": {"result": {"20": scores}}, "linear/mean": {"result": scores}},
     }
@@ -93,9 +96,6 @@ def test_a_run_that_was_not_measured_says_so(runs: Runs, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", ["[]", "{", '{"parts": {"knn/cls": {}}}', '{"parts": 3, "data": []}'])
 def test_a_damaged_evaluation_is_none(runs: Runs, tmp_path: Path, damage: str) -> None:
-    from perceptual_mae.export.source import open_source
-    from perceptual_mae.export.story import measured, read_record
-
     shutil.copytree(runs(), tmp_path / "run")
     (tmp_path / "run" / "evaluation").mkdir()
     (tmp_path / "run" / "evaluation" / "results.json").write_text(damage, encoding="utf-8")
@@ -103,6 +103,30 @@ def test_a_damaged_evaluation_is_none(runs: Runs, tmp_path: Path, damage: str) -
     record = read_record(source)
     assert record is not None
     assert measured(source, record)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("step", "weights", "size", "shown"),
+    [(2, None, 32, True), (1, None, 32, False), (2, None, 64, False), (2, "own", 32, True), (2, "other", 32, False)],
+)
+def test_what_was_measured_of_other_weights_is_not_said(
+    runs: Runs, tmp_path: Path, step: int, weights: str | None, size: int, shown: bool
+) -> None:
+    shutil.copytree(runs(), tmp_path / "run")
+    source = open_source(str(tmp_path / "run"))
+    part: dict[str, Any] = {"result": {"top1": 0.5, "top5": 0.75, "interval": [0.25, 0.625]}}
+    if weights is not None:
+        part["depends"] = {"weights": weights_digest(source.encoder) if weights == "own" else weights}
+    content = {
+        "encoder": {"matched": f"vit 96/6/3: step {step} of the run; all match", "image_size": [size, size]},
+        "data": {"spec": "photos", "test": "half", "test_images": 8, "train_images": 9},
+        "parts": {"linear/mean": part},
+    }
+    (tmp_path / "run" / "evaluation").mkdir()
+    (tmp_path / "run" / "evaluation" / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    record = read_record(source)
+    assert record is not None
+    assert [name for name, _, _ in measured(source, record)[1]] == ["linear probe"] * shown
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """`--to timm` and `--to safetensors`: timm alone opens what was written, and gives the same tokens."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from perceptual_mae import load_encoder
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.export import export_encoder
 from perceptual_mae.export.check import compare, demand
+from perceptual_mae.export.source import open_source
 from perceptual_mae.export.timm_format import timm_name
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
+from perceptual_mae.pretraining import build
 from perceptual_mae.pretraining.build import trained_model
 from perceptual_mae.pretraining.folder import RunFolder
+from perceptual_mae.training.checkpoint import Checkpoint, newest, save
 
 
 @torch.no_grad()
@@ -83,6 +88,56 @@ def test_another_model_of_timm(tmp_path: Path) -> None:
     file = export_encoder(spec, "safetensors", tmp_path / "one.safetensors").path
     pixels = images(1, 3, load_encoder(spec).image_size)
     assert (load_encoder(f"timm:{name}:{file}")(pixels) - load_encoder(spec)(pixels)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("target", ["timm", "safetensors"])
+def test_a_published_row_keeps_its_own_pixels(tmp_path: Path, target: str) -> None:
+    """The weights of a tag, and a file's own mean: timm's name without the tag means others."""
+    torch.manual_seed(1)
+    name = "mobilenetv4_conv_small.e3600_r256_in1k"
+    save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), file := tmp_path / "w.safetensors")
+    exported = export_encoder(spec := f"timm:{name}:{file}", target, tmp_path / "out", image_size=64)
+    encoder = load_encoder(spec, 64)
+    usual = timm.get_pretrained_cfg("mobilenetv4_conv_small")
+    assert encoder.mean.flatten().tolist() != pytest.approx(usual.mean)
+    written = exported.path / "model.safetensors" if target == "timm" else exported.path
+    again = load_encoder(f"timm:mobilenetv4_conv_small:{written}", 64)
+    assert torch.equal(again.mean, encoder.mean)
+    assert torch.equal(again.std, encoder.std)
+
+
+@pytest.mark.parametrize("size", [None, 96])
+def test_a_repository_whose_arguments_no_name_of_timms_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    torch.manual_seed(1)
+    network = timm.create_model("test_vit", pretrained=False, depth=2, in_chans=4, img_size=64)
+    pixels = {"mean": (0.1, 0.2, 0.3, 0.4), "std": (0.4,) * 4, "input_size": (4, 64, 64), "source": "hf-hub"}
+    loaded = (network.pretrained_cfg | pixels, "test_vit", {"depth": 2, "num_classes": 1000})
+    for place in ("timm.models._factory", "timm.models"):
+        monkeypatch.setattr(f"{place}.load_model_config_from_hf", lambda *_, **__: loaded)
+    monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda _: network.state_dict())
+    exported = export_encoder("hub:somebody/vit", "timm", tmp_path / "out", image_size=size)
+    encoder = load_encoder("hub:somebody/vit", size)
+    for tokens in tokens_in_timm(exported.path, pixels := images(2, 4, encoder.image_size)):
+        assert (tokens - encoder(pixels)).abs().max() < 1e-5
+
+
+def test_a_run_that_trains_meanwhile_is_read_once(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(runs(), run := tmp_path / "run")
+
+    def trained_on(folder: Path) -> Iterator[Any]:
+        (found,) = newest(folder)
+        assert isinstance(found, Checkpoint)
+        model = {name: tensor + 1 for name, tensor in found.networks["model"].items()}
+        save(folder, Checkpoint(found.step + 1, {"model": model}, {}), keep=1)
+        yield found
+
+    monkeypatch.setattr(build, "newest", trained_on)
+    source = open_source(str(run))
+    assert source.autoencoder is not None
+    assert f"step {source.step} of the run" in source.matched
+    assert torch.equal(source.autoencoder.state_dict()["cls_token"], source.state["cls_token"])
 
 
 def test_another_size_resamples_positions(runs: Runs, tmp_path: Path) -> None:

@@ -93,6 +93,18 @@ def test_a_description_builds_the_network_again(classifier: Classifier, photogra
     assert torch.equal(again.logits(images), classifier.logits(images))
 
 
+def test_an_encoder_that_was_fine_tuned_has_a_norm_again(encoder: Encoder, tmp_path: Path) -> None:
+    """Its own went with its head; a classifier that was saved without one is built as it was."""
+    state = {name: tensor for name, tensor in encoder.network.state_dict().items() if not name.startswith("norm.")}
+    save_file(state, file := tmp_path / "encoder.safetensors", {"image_size": "[32, 48]"})
+    classifier = Classifier.of(load_encoder(file), classes=3)
+    assert isinstance(classifier.encoder.fc_norm, torch.nn.LayerNorm)
+    assert Classifier.from_description(classifier.describe()).state_dict().keys() == classifier.state_dict().keys()
+    old = classifier.describe()
+    old["architecture"]["options"]["final_norm"] = False
+    assert isinstance(Classifier.from_description(old).encoder.fc_norm, torch.nn.Identity)
+
+
 @pytest.mark.parametrize("spec", ["random:micro/8", "vit_tiny_patch16_224", "efficientnet_lite0"])
 def test_timm_makes_the_same_network_of_the_line(spec: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

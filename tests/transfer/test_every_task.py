@@ -41,6 +41,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> FinetuneConfig:
         "workers": 0,
         "log": {"every": 1, "evaluate_every": 1000.0, "pictures": 2, "tensorboard": False},
         "checkpoint": {"minutes": 1e9, "keep": 9},
+        "loader": {"max_pixels": 10_000},
     }
     return config_of(settings | own | {"data": str(request.getfixturevalue(own["data"]))})
 
@@ -82,6 +83,7 @@ def test_a_cut_run_goes_on_exactly_and_its_network_predicts(
 
     learnt = load_finetuned(config.out)
     assert learnt.task == config.task
+    assert learnt.description["max_pixels"] == 10_000
     images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((64, 64), (40, 90))]
     said = learnt.network.predict(images)
     again = load_finetuned(Path(config.out) / MODEL).network.predict(images)

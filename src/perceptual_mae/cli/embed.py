@@ -40,10 +40,10 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--batch-size {settings.batch_size}: must be at least 1")
     check_workers(settings.workers)
 
-    from perceptual_mae.data import choose_workers
+    from perceptual_mae.data import MAX_PIXELS, choose_workers
     from perceptual_mae.data.joined import open_splits
     from perceptual_mae.data.stream import cores
-    from perceptual_mae.encoders import open_encoder
+    from perceptual_mae.encoders.open import open_whole
     from perceptual_mae.evaluation.embed import embed, skipped_list
     from perceptual_mae.terminal import counting, messages
     from perceptual_mae.training.device import choose_device
@@ -60,8 +60,9 @@ def run(arguments: Sequence[str]) -> None:
     else:
         keep_freed_memory()
     console = messages(quiet=rank != 0)
-    encoder, matched = open_encoder(settings.encoder, settings.image_size, device)
-    console.print(matched, highlight=False, markup=False)
+    opened = open_whole(settings.encoder, settings.image_size, device)
+    encoder, run = opened.encoder, opened.run
+    console.print(opened.matched, highlight=False, markup=False)
     source = open_splits(settings.data, settings.split, channels=encoder.in_channels)
     with counting(console) as progress:
         written = embed(
@@ -72,6 +73,7 @@ def run(arguments: Sequence[str]) -> None:
             block=settings.block,
             batch_size=settings.batch_size,
             workers=workers,
+            max_pixels=MAX_PIXELS if run is None else run.config.loader.max_pixels,
             rank=rank,
             world_size=world_size,
             progress=progress,

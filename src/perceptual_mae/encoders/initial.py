@@ -1,19 +1,17 @@
 """Weights to start from: somebody's encoder, and its decoder where there is one, into a model that is to be trained."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from perceptual_mae import weight_files
-from perceptual_mae.encoders.open import open_encoder
+from perceptual_mae.encoders.open import open_whole
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.models.weights import unwrap
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretraining.build import trained_model
-from perceptual_mae.pretraining.folder import RunFolder, is_run
 
 _FIXED = ("decoder_pos_embed", "mean", "std")
 """Of a decoder's state: what is no weight, and belongs to the size of the model's own images."""
@@ -38,14 +36,15 @@ def start_from(model: MaskedAutoencoder, spec: str, own_pixels: bool = False) ->
         PmaeError: weights that cannot be read or had.
     """
     with said_of("--init", usual="ENCODER"):
-        encoder, matched = open_encoder(spec, model.image_size)
+        opened = open_whole(spec, model.image_size)
+    encoder = opened.encoder
     _check(model, encoder, spec)
-    given, decoder = encoder.network.state_dict(), _decoder_of(spec, model)
+    given, decoder = encoder.network.state_dict(), _decoder_of(spec, opened.autoencoder, model)
     model.load_state_dict({name: given[name] for name in model.encoder_state_dict()} | decoder, strict=False)
     if not own_pixels:
         model.mean.copy_(encoder.mean)
         model.std.copy_(encoder.std)
-    return f"starting from {spec}: {matched}; {'the decoder too' if decoder else 'the decoder starts anew'}"
+    return f"starting from {spec}: {opened.matched}; {'the decoder too' if decoder else 'the decoder starts anew'}"
 
 
 def _check(model: MaskedAutoencoder, encoder: Encoder, spec: str) -> None:
@@ -87,19 +86,21 @@ def _advice(width: int, depth: int, heads: int, patch: int, channels: int) -> st
     return f"give --model {named[0]} --patch-size {patch}" + (f" --pixels.channels {channels}" if channels != 3 else "")
 
 
-def _decoder_of(spec: str, model: MaskedAutoencoder) -> dict[str, Tensor]:
-    """The weights of a decoder under the model's names; empty where there is none of its sizes."""
+def _decoder_of(spec: str, autoencoder: MaskedAutoencoder | None, model: MaskedAutoencoder) -> dict[str, Tensor]:
+    """The weights of a decoder under the model's names; empty where there is none of its sizes.
+
+    Args:
+        spec: what was opened.
+        autoencoder: its whole model, if it is a run.
+        model: to start.
+    """
     path = user_path(spec)
     encoder = model.encoder_state_dict()
     own = {n: t.shape for n, t in model.state_dict().items() if n not in encoder and n not in _FIXED}
-    tensors = _all_tensors(path)
+    tensors: Mapping[str, Tensor] = {}
+    if autoencoder is not None:
+        tensors = autoencoder.state_dict()
+    elif path.is_file():
+        tensors = unwrap(weight_files.read(path).state).tensors
     found = {name: tensors[name] for name, shape in own.items() if name in tensors and tensors[name].shape == shape}
     return found if len(found) == len(own) else {}
-
-
-def _all_tensors(path: Path) -> dict[str, Tensor]:
-    if is_run(path):
-        return trained_model(RunFolder.read(path))[0].state_dict()
-    if path.is_file():
-        return unwrap(weight_files.read(path).state).tensors
-    return {}

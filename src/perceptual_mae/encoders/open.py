@@ -1,9 +1,7 @@
 """From what a user calls an encoder to one: the ENCODER argument of every command."""
 
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -12,6 +10,7 @@ import torch
 from perceptual_mae import weight_files
 from perceptual_mae.encoders import timm_model
 from perceptual_mae.encoders.fit import Side, SizeError, check_multiple, no_random_numbers, pair
+from perceptual_mae.encoders.stated import PIXELS, stated
 from perceptual_mae.encoders.vit import NoVitError, vit
 from perceptual_mae.errors import PmaeError, UsageError, nearest
 from perceptual_mae.models import SIZES, MaskedAutoencoder
@@ -23,12 +22,29 @@ from perceptual_mae.pretraining.build import trained_model
 from perceptual_mae.pretraining.folder import RunFolder, is_run
 
 FORMS = "a run folder, a weights file, timm:NAME, timm:NAME:FILE, hub:USER/NAME, random:SIZE/PATCH or pixels:SIDE"
-_MOST_CHANNELS = 10_000
-"""What has more numbers is no mean of channels."""
 _SEED = 0
 """Of random weights: a floor that is the same for everybody."""
-_Opened = tuple[Encoder, str]
+_Named = tuple[Encoder, str]
 _Size = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An encoder, and what else is known of it.
+
+    Attributes:
+        encoder: in eval mode, on its device.
+        matched: which of its weights came from where, in words.
+        run: the run of `pmae pretrain` that it is, if it is one.
+        autoencoder: the whole model of that run, on the CPU; of the same checkpoint as the encoder.
+        step: steps that the run had trained for.
+    """
+
+    encoder: Encoder
+    matched: str
+    run: RunFolder | None = None
+    autoencoder: MaskedAutoencoder | None = None
+    step: int | None = None
 
 
 def load_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -54,18 +70,29 @@ def load_encoder(spec: str | Path, image_size: Side | None = None, device: str |
     return open_encoder(spec, image_size, device)[0]
 
 
-def open_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> _Opened:
+def open_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> _Named:
     """The same, and which of its weights matched, in words.
 
     Raises:
         UsageError, PmaeError: see `load_encoder`; one line, which names the encoder or the image size.
+    """
+    opened = open_whole(spec, image_size, device)
+    return opened.encoder, opened.matched
+
+
+def open_whole(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> Opened:
+    """The same, and the run that it is, with its decoder: from one checkpoint, whatever a run in training writes.
+
+    Raises:
+        UsageError, PmaeError: see `open_encoder`.
     """
     if not str(spec):
         raise UsageError(f"ENCODER is missing; give {FORMS}")
     kind, _, rest = str(spec).partition(":")
     try:
         size = None if image_size is None else pair(image_size)
-        opened = _KINDS[kind](rest, size) if kind in _KINDS and rest else _from_path(user_path(spec), size)
+        known = kind in _KINDS and rest
+        opened = Opened(*_KINDS[kind](rest, size)) if known else _from_path(user_path(spec), size)
     except SizeError as error:
         given = "--image-size" if image_size is None else f"--image-size {_typed(image_size)}"
         raise UsageError(f"{given}: ENCODER {spec}: {error}") from error
@@ -75,29 +102,29 @@ def open_encoder(spec: str | Path, image_size: Side | None = None, device: str |
         raise PmaeError(f"ENCODER {spec}: {error}") from error
     except OSError as error:
         raise PmaeError(f"ENCODER {spec}: {error.strerror or error}") from error
-    encoder, matched = opened
-    return encoder.to(device), matched
+    opened.encoder.to(device)
+    return opened
 
 
 # -- the forms ---------------------------------------------------------------------------------------------------------
 
 
-def _from_path(path: Path, size: _Size) -> _Opened:
+def _from_path(path: Path, size: _Size) -> Opened:
     if is_run(path):
         return _from_run(path, size)
     if (path / "config.yaml").is_file():
-        return _from_finetuned(path, size)
+        return Opened(*_from_finetuned(path, size))
     if path.is_dir():
         raise UsageError(f"this folder holds no run (there is no config.yaml in it); give {FORMS}")
     if path.is_file():
-        return _from_file(path, size)
+        return Opened(*_from_file(path, size))
     meant = f"; did you mean timm:{path}?" if timm.is_model(str(path)) else ""
     if path.parent.is_dir() and not meant:
         meant = nearest(path.name, (one.name for one in path.parent.iterdir()))
     raise UsageError(f"there is no such file or folder{meant or '; give ' + FORMS}")
 
 
-def _from_run(path: Path, size: _Size) -> _Opened:
+def _from_run(path: Path, size: _Size) -> Opened:
     run = RunFolder.read(path)
     try:
         model, step = trained_model(run)
@@ -107,10 +134,10 @@ def _from_run(path: Path, size: _Size) -> _Opened:
     found = vit(model.encoder_state_dict(), size, model.image_size, heads)
     pixels = (model.mean.flatten().tolist(), model.std.flatten().tolist())
     encoder = Encoder(found.network, path.resolve().name, found.image_size, *pixels, found.architecture)
-    return encoder, f"{found}: step {step} of the run; {found.fit}"
+    return Opened(encoder, f"{found}: step {step} of the run; {found.fit}", run, model, step)
 
 
-def _from_finetuned(path: Path, size: _Size) -> _Opened:
+def _from_finetuned(path: Path, size: _Size) -> _Named:
     """Of a run of `pmae finetune`: the encoder of its best network."""
     file = path / "encoder.safetensors"
     if not file.is_file():
@@ -120,29 +147,25 @@ def _from_finetuned(path: Path, size: _Size) -> _Opened:
     return encoder, matched
 
 
-def _from_file(path: Path, size: _Size) -> _Opened:
+def _from_file(path: Path, size: _Size) -> _Named:
     file = weight_files.read(path)
     found = unwrap(file.state)
     if not found.tensors:
         raise PmaeError("it holds no weights by name")
-    tensors = dict(found.tensors)
-    pixels = {name: tensors.pop(name) for name in ("mean", "std") if name in tensors}
-    given: dict[str, list[float]] = {
-        name: tensor.flatten().tolist()
-        for name, tensor in pixels.items()
-        if tensor.is_floating_point() and tensor.numel() <= _MOST_CHANNELS
-    }
-    given |= {name: values for name in ("mean", "std") if (values := _numbers(file.metadata.get(name)))}
-    trained = _numbers(file.metadata.get("image_size"))
+    tensors, known = dict(found.tensors), stated(path, file, found)
+    for name in PIXELS:
+        tensors.pop(name, None)
     try:
         # MoCo v3 is the only one that is published with heads of another width: its small one has twice as many.
         moco_small = "base_encoder." in found.prefix and tensors["patch_embed.proj.weight"].shape[0] == 384
-        heads = next(iter(_numbers(f"[{file.metadata.get('num_heads')}]")), 12 if moco_small else None)
-        trained_size = (int(trained[0]), int(trained[1])) if len(trained) == 2 else None
-        opened = vit(tensors, size, trained_size, None if heads is None else int(heads))
+        heads = 12 if moco_small and known.heads is None else known.heads
+        opened = vit(tensors, size, known.image_size, heads)
     except NoVitError as error:
         raise PmaeError(f"{error}; if it is another model of timm's, give timm:NAME:{path}") from error
-    mean, std, whose = _pixels(given, opened.network.patch_embed.proj.in_channels)
+    channels = opened.network.patch_embed.proj.in_channels
+    pixels = known.pixels(channels)
+    mean, std = pixels or default_pixels(channels)
+    whose = "" if pixels else f"; mean and std are {_usual(channels)}: the file does not say"
     name = "/".join(path.resolve().parts[-2:])
     encoder = Encoder(opened.network, name, opened.image_size, mean, std, opened.architecture)
     place = f" (names under {found.prefix.removesuffix('.')})" if found.prefix else ""
@@ -150,7 +173,7 @@ def _from_file(path: Path, size: _Size) -> _Opened:
     return encoder, f"{opened}: {opened.fit}{place}{beside}{whose}"
 
 
-def _from_timm(rest: str, size: _Size) -> _Opened:
+def _from_timm(rest: str, size: _Size) -> _Named:
     name, _, file = rest.partition(":")
     if not file:
         return timm_model.published(name, size)
@@ -158,10 +181,12 @@ def _from_timm(rest: str, size: _Size) -> _Opened:
     if not path.is_file():
         near = nearest(path.name, (one.name for one in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise UsageError(f"there is no file {path}{near}")
-    return timm_model.from_tensors(name, unwrap(weight_files.read(path).state).tensors, size)
+    read = weight_files.read(path)
+    found = unwrap(read.state)
+    return timm_model.from_tensors(name, found.tensors, size, stated(path, read, found))
 
 
-def _from_random(rest: str, size: _Size) -> _Opened:
+def _from_random(rest: str, size: _Size) -> _Named:
     name, _, side = rest.partition("/")
     if name not in SIZES:
         raise UsageError(f"there is no such size; there are {', '.join(SIZES)}{nearest(name, SIZES)}")
@@ -177,7 +202,7 @@ def _from_random(rest: str, size: _Size) -> _Opened:
     return encoder, f"{made}: random weights (seed {_SEED})"
 
 
-def _from_pixels(rest: str, size: _Size) -> _Opened:
+def _from_pixels(rest: str, size: _Size) -> _Named:
     size = size or (224, 224)
     if not re.fullmatch(r"[1-9]\d*", rest) or int(rest) > min(size):
         raise UsageError(f"the side is a number of pixels up to {min(size)}, such as pixels:16")
@@ -188,32 +213,9 @@ def _from_pixels(rest: str, size: _Size) -> _Opened:
 _KINDS = {"timm": _from_timm, "hub": timm_model.from_hub, "random": _from_random, "pixels": _from_pixels}
 
 
-# -- what is known of pixels -------------------------------------------------------------------------------------------
-
-
-def _pixels(given: Mapping[str, Sequence[float]], channels: int) -> tuple[list[float], list[float], str]:
-    """Mean and std per channel, and whose they are where the file does not say."""
-    mean, std = given.get("mean", []), given.get("std", [])
-    fits = all(len(values) in (1, channels) for values in (mean, std)) and all(value > 0 for value in std)
-    if fits:
-        return _spread(mean, channels), _spread(std, channels), ""
-    usual = "ImageNet's" if channels == len(IMAGENET_MEAN) else "0.5 and 0.25"
-    mean, std = map(list, default_pixels(channels))
-    return mean, std, f"; mean and std are {usual}: the file does not say"
-
-
-def _spread(values: Sequence[float], channels: int) -> list[float]:
-    return list(values) if len(values) == channels else [values[0]] * channels
-
-
-def _numbers(text: str | None) -> list[float]:
-    """Finite numbers in a text of a file's metadata; none where it holds something else."""
-    try:
-        values = json.loads(text or "")
-    except ValueError:
-        return []
-    fine = isinstance(values, list) and all(isinstance(one, int | float) and math.isfinite(one) for one in values)
-    return [float(one) for one in values] if fine else []
+def _usual(channels: int) -> str:
+    """Whose mean and std those of `default_pixels` are."""
+    return "ImageNet's" if channels == len(IMAGENET_MEAN) else "0.5 and 0.25"
 
 
 def _typed(size: Side) -> str:

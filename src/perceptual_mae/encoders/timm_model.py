@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, no_random_numbers, words
+from perceptual_mae.encoders.stated import Stated
 from perceptual_mae.errors import PmaeError, UsageError, nearest
 from perceptual_mae.models.architecture import Architecture
 from perceptual_mae.models.encoder import Encoder
@@ -37,13 +38,16 @@ def published(name: str, image_size: tuple[int, int] | None) -> tuple[Encoder, s
     return encoder, f"{name}, {words(encoder.image_size)}: timm's weights" + (f", {page}" if page else "")
 
 
-def from_tensors(name: str, tensors: Mapping[str, Tensor], image_size: tuple[int, int] | None) -> tuple[Encoder, str]:
+def from_tensors(
+    name: str, tensors: Mapping[str, Tensor], image_size: tuple[int, int] | None, known: Stated
+) -> tuple[Encoder, str]:
     """A model with the weights of a file.
 
     Args:
         name: as timm knows it.
         tensors: the weights of the whole model, under timm's names or those of its publishers that timm knows.
         image_size: `(height, width)` in pixels; default: the model's own.
+        known: what the file says of pixels; where it does not, they are the model's own.
 
     Raises:
         UsageError: timm has no such model.
@@ -51,7 +55,7 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], image_size: tuple[int
         ValueError: the weights are of another model.
     """
     options, _ = _plan(name, image_size)
-    return _filled(name, name, tensors, options, image_size)
+    return _filled(name, name, tensors, options, image_size, Architecture(name, options), known)
 
 
 def from_hub(repository: str, image_size: tuple[int, int] | None) -> tuple[Encoder, str]:
@@ -65,6 +69,7 @@ def from_hub(repository: str, image_size: tuple[int, int] | None) -> tuple[Encod
     name = f"hf-hub:{repository}"
     try:
         options, _ = _plan(name, image_size, known=True)
+        config, architecture, arguments = timm.models.load_model_config_from_hf(repository)
         tensors = timm.models.load_state_dict_from_hf(repository)
     except SizeError:
         raise
@@ -72,17 +77,24 @@ def from_hub(repository: str, image_size: tuple[int, int] | None) -> tuple[Encod
         reason = f"no timm model that can be had ({type(error).__name__})"
         form = f"take its weights from {HUB}{repository} and give the file, or timm:NAME:FILE with timm's name for it"
         raise PmaeError(f"{reason}; {form}") from error
-    return _filled(name, repository, tensors, options, image_size)
+    built = _architecture(architecture, config, {**(arguments or {}), **options})
+    return _filled(name, repository, tensors, options, image_size, built)
 
 
 def _filled(
-    name: str, title: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], image_size: tuple[int, int] | None
+    name: str,
+    title: str,
+    tensors: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    image_size: tuple[int, int] | None,
+    architecture: Architecture,
+    known: Stated | None = None,
 ) -> tuple[Encoder, str]:
     network = _create(name, **options)
     with torch.device("meta"):
         whole = timm.create_model(name, pretrained=False, **options).state_dict()
     found: Fit = fit(network, _renamed(tensors, network), heads=whole)
-    encoder = _encoder(network, title, image_size, _architecture(name, network, options))
+    encoder = _encoder(network, title, image_size, architecture, known)
     return encoder, f"{title}, {words(encoder.image_size)}: {found}"
 
 
@@ -142,19 +154,35 @@ def _renamed(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Ten
         return dict(tensors)
 
 
-def _architecture(name: str, network: Any, options: Mapping[str, Any]) -> Architecture:
-    """How to build a network again without the hub: by the name and arguments that its repository gives."""
-    if not name.startswith("hf-hub:"):
-        return Architecture(name, options)
-    config = network.pretrained_cfg
-    return Architecture(config["architecture"], {**(config.get("model_args") or {}), **options})
+def _architecture(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Architecture:
+    """How to build a network of the hub again without the hub.
+
+    Args:
+        name: timm's, as its repository gives it.
+        config: what the repository says of its pixels; what timm does with that when it builds the network, no name
+            says.
+        arguments: those of its repository and those of the user, plain values.
+    """
+    channels, *size = config.get("input_size") or (3,)
+    implied: dict[str, Any] = {"in_chans": channels} if channels != 3 else {}
+    if config.get("fixed_input_size") and size:
+        implied["img_size"] = tuple(size)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    return Architecture(name, {key: value for key, value in (implied | given).items() if key != "num_classes"})
 
 
-def _encoder(network: nn.Module, title: str, image_size: tuple[int, int] | None, architecture: Architecture) -> Encoder:
+def _encoder(
+    network: nn.Module,
+    title: str,
+    image_size: tuple[int, int] | None,
+    architecture: Architecture,
+    known: Stated | None = None,
+) -> Encoder:
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     size = image_size or tuple(config["input_size"][1:])
+    mean, std = (known.pixels(len(config["mean"])) if known else None) or (config["mean"], config["std"])
     try:
-        return Encoder(network, title, size, config["mean"], config["std"], architecture)
+        return Encoder(network, title, size, mean, std, architecture)
     except Exception as error:  # each model has its own way to say so
         if image_size is not None:
             raise SizeError(f"{title} does not take images of {words(image_size)} ({_line(error)})") from error

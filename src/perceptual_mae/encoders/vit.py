@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,7 +106,7 @@ def vit(
         check_multiple(image_size, (patch, patch))
     # DeiT III and DINOv2 with registers give patches alone a position; without a class token there is nothing else.
     alone = settings["init_values"] is not None or settings["reg_tokens"] > 0 or not settings["class_token"]
-    old, embedded = _grid(positions.shape[1], (prefix, 0) if alone else (prefix,), trained, wanted)
+    old, embedded = _grid(positions.shape[1], prefix, alone, trained, wanted)
     grid = wanted or old
     size = (grid[0] * patch, grid[1] * patch)
     tensors["pos_embed"] = resample_abs_pos_embed(
@@ -168,12 +168,19 @@ def _settings(tensors: Mapping[str, Tensor], heads: int | None) -> dict[str, Any
 
 
 def _grid(
-    tokens: int, prefixes: Sequence[int], trained: tuple[int, int] | None, wanted: tuple[int, int] | None
+    tokens: int, prefix: int, alone: bool, trained: tuple[int, int] | None, wanted: tuple[int, int] | None
 ) -> tuple[tuple[int, int], int]:
     """The grid of a position embedding of so many tokens, and how many of them stand before the patches.
 
     It is the grid that was trained, where that is known and fits; a square; the one that is wanted; or one of the
     latter's aspect.
+
+    Args:
+        tokens: positions, in all.
+        prefix: tokens of the network before its patches; none of them or all have a position.
+        alone: the network is of a kind in which patches alone may have one. Others have it too, such as FlexiViT; but
+            the 25 positions of 5 x 5 patches could be those of 4 x 6 and `[CLS]`, which only a known size tells apart.
+        trained, wanted: `(rows, columns)`.
 
     Raises:
         SizeError: it is none of them.
@@ -188,9 +195,12 @@ def _grid(
         rows = max(1, round(math.sqrt(patches * wanted[0] / wanted[1])))
         return rows, patches // rows
 
-    for guess in (lambda _: trained, square, lambda _: wanted, same_aspect):
-        for prefix in dict.fromkeys(prefixes):
-            grid = guess(max(0, tokens - prefix))
-            if grid is not None and grid[0] * grid[1] == tokens - prefix > 0:
-                return grid, prefix
-    raise SizeError(f"its {tokens} position embeddings are no square of patches: say for which size it was trained")
+    guesses = ((lambda _: trained, True), (square, alone), (lambda _: wanted, True), (same_aspect, alone))
+    for guess, without in guesses:
+        for before in dict.fromkeys((prefix, 0) if without else (prefix,)):
+            grid = guess(max(0, tokens - before))
+            if grid is not None and grid[0] * grid[1] == tokens - before > 0:
+                return grid, before
+    beside = " beside [CLS]" if prefix else ""
+    what = f"its {tokens} position embeddings are no square of patches{beside}"
+    raise SizeError(f"{what}: say for which size it was trained")

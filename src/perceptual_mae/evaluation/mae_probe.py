@@ -20,7 +20,7 @@ from perceptual_mae.data import MAX_PIXELS, SamplePlan, Source, eval_batches, to
 from perceptual_mae.data.subset import labels_of
 from perceptual_mae.errors import PmaeError
 from perceptual_mae.evaluation.feature_cache import images_digest, weights_digest
-from perceptual_mae.evaluation.features import Pool, part_of
+from perceptual_mae.evaluation.features import Pool, Reading, part_of
 from perceptual_mae.evaluation.linear_probe import ProbeResult
 from perceptual_mae.evaluation.probe_config import MaeProbeConfig
 from perceptual_mae.evaluation.scores import check_labels, labelled, score
@@ -69,10 +69,12 @@ def mae_probe(
 
     Raises:
         NothingToClassify: there are not two labelled classes, or no labelled test image.
+        UsageError: the encoder has no such block.
         PmaeError: no image can be read, or the loss is not finite.
         ValueError: the classes of the sources differ.
     """
     config = config or MaeProbeConfig()
+    Reading(block).depends(encoder)  # refuses a block that is not there before anything is read
     if train.classes != test.classes:
         raise ValueError("train and test number their classes differently: see data.subset.Relabelled")
     found = [torch.from_numpy(labels_of(source)) for source in (train, test)]

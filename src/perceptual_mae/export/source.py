@@ -7,16 +7,15 @@ from pathlib import Path
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from perceptual_mae.encoders import open_encoder
 from perceptual_mae.encoders.fit import Side, check_multiple
+from perceptual_mae.encoders.open import open_whole
 from perceptual_mae.encoders.vit import vit
 from perceptual_mae.errors import UsageError
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
 from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.paths import user_path
-from perceptual_mae.pretraining.build import trained_model
-from perceptual_mae.pretraining.folder import RunFolder, is_run
+from perceptual_mae.pretraining.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,12 @@ def open_source(spec: str, image_size: Side | None = None) -> Source:
         UsageError: there is no such encoder, or it is none that could be built again.
         PmaeError: it cannot be read.
     """
-    encoder, matched = open_encoder(spec, image_size)
+    opened = open_whole(spec, image_size)
+    encoder = opened.encoder
     if encoder.architecture is None:
         raise UsageError(f"ENCODER {spec}: it is no network: there are no weights to export")
     encoder.float()
     path = None if re.match(r"(timm|hub|random):", spec) else user_path(spec)
     if path is None or not (path / "config.yaml").is_file():
-        return Source(spec, encoder, matched)
-    if not is_run(path):
-        return Source(spec, encoder, matched, path)
-    run = RunFolder.read(path)
-    autoencoder, step = trained_model(run)
-    return Source(spec, encoder, matched, path, run, autoencoder, step)
+        return Source(spec, encoder, opened.matched)
+    return Source(spec, encoder, opened.matched, path, opened.run, opened.autoencoder, opened.step)

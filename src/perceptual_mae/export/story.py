@@ -5,11 +5,13 @@ is in its query; settings that are paths are left out.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from perceptual_mae.credentials import without_credentials
+from perceptual_mae.evaluation.feature_cache import weights_digest
 from perceptual_mae.export.source import Source
 from perceptual_mae.methods import METHODS
 from perceptual_mae.report.evaluation import summary
@@ -140,12 +142,28 @@ def measured(source: Source, record: RunRecord) -> tuple[str, list[tuple[str, st
         return "On the validation images, of the network that this encoder was the body of.", rows
     content = read_mapping(record.path / "evaluation" / "results.json", json.loads, [], "")
     try:
-        rows, data = summary(content), content["data"]
+        rows, data = summary({"parts": _parts_of(source, content)}), content["data"]
         where = f"{data_name(data['spec'])}: {count(data['test_images'])} images ({data['test']})"
         learnt = f", learnt from {count(data['train_images'])} with labels" if data["train_images"] else ""
         return f"By pmae evaluate on {where}{learnt}.", rows
     except (KeyError, TypeError, AttributeError, ValueError):  # there is none, or it is damaged
         return "", []
+
+
+def _parts_of(source: Source, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation was measured on the very weights that are exported: a run may have been trained further."""
+    digest = weights_digest(source.encoder)
+    # Those of before digests were written down name the step.
+    step = re.search(r": step (\d+) of the run", content["encoder"]["matched"])
+    same = step is not None and int(step[1]) == source.step
+    same = same and tuple(content["encoder"]["image_size"]) == source.encoder.image_size
+    found = {}
+    for name, part in content["parts"].items():
+        depends = part.get("depends") or {}
+        measured = depends.get("weights", depends.get("model"))
+        if same if measured is None else measured == digest:
+            found[name] = part
+    return found
 
 
 def has_neighbours(rows: list[tuple[str, str, str]]) -> bool:

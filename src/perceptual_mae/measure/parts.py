@@ -1,17 +1,17 @@
 """The parts of an evaluation: what each depends on, and how it is measured."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.data import Source, choose_workers, eval_batches
+from perceptual_mae.data import MAX_PIXELS, Source, choose_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig, Pool
 from perceptual_mae.evaluation.feature_cache import default_cache, images_digest, weights_digest
-from perceptual_mae.evaluation.features import Features, extract
+from perceptual_mae.evaluation.features import Features, Reading, extract
 from perceptual_mae.evaluation.fidelity import Extractor, encoder_extractor, inception
 from perceptual_mae.evaluation.knn import KS, knn_scores
 from perceptual_mae.evaluation.linear_probe import cached_probe
@@ -85,6 +85,17 @@ class Measurements:
             if "linear" in self.config.parts:
                 yield probe(self.images.train, pool)
 
+    @cached_property
+    def digests(self) -> dict[str, str | None]:
+        """Of the encoder and of the images, by the names that parts have for them; everything is read for it, once."""
+        weights, train = weights_digest(self.subject.encoder), self.images.train
+        images = {"train": None if train is None else images_digest(train), "test": images_digest(self.images.test)}
+        return {"model": weights, "weights": weights, **images}
+
+    def are_of(self, depends: Mapping[str, Any]) -> bool:
+        """Whether a part that depends on this is of the same encoder and images, however it was measured."""
+        return all(depends[name] == digest for name, digest in self.digests.items() if name in depends)
+
     # -- reconstruction ------------------------------------------------------------------------------------------------
 
     def reconstruction(self, model: MaskedAutoencoder) -> Part:
@@ -109,6 +120,7 @@ class Measurements:
                 image_size=model.image_size,
                 channels=model.in_channels,
                 batch_size=config.batch_size,
+                max_pixels=self.subject.max_pixels,
                 workers=self.workers,
             )
             found = measure_reconstructions(model, batches, mask_ratio=ratio, seed=config.seed, extractors=extractors)
@@ -120,11 +132,12 @@ class Measurements:
             f"{ratio:.0%} of the patches removed, the same ones for every model; central crops of {self.images.split}; "
             f"PSNR in dB, the mean over images; SSIM with an 11 x 11 Gaussian window{distances}",
             {
-                "model": weights_digest(self.subject.encoder),
-                "test": images_digest(self.images.test),
+                "model": self.digests["model"],
+                "test": self.digests["test"],
                 "mask_ratio": ratio,
                 "seed": config.seed,
                 "distances": [*map(weights_digest, encoders), *names],
+                **self.limit,
             },
             measure,
         )
@@ -143,7 +156,7 @@ class Measurements:
         return Part(
             f"knn/{pool}",
             f"k nearest neighbours (k = {', '.join(map(str, KS))}) by cosine similarity of the {POOL_WORDS[pool]}, "
-            f"votes weighted by exp(similarity / 0.07); central crops; tested on {self.images.split}",
+            f"votes weighted by exp(similarity / 0.07); central crops; tested on {self.images.split}{self.of_block}",
             {"pool": pool, "ks": list(KS), **self.common},
             measure,
         )
@@ -168,7 +181,7 @@ class Measurements:
             f"linear/{pool}",
             f"linear probe, protocol cached: {len(settings.learning_rates)} learning rates of SGD for "
             f"{settings.epochs} epochs on the standardised {POOL_WORDS[pool]}, computed once ({crops}); the rate is "
-            f"chosen on {settings.held_out:.0%} of the training images; tested on {self.images.split}",
+            f"chosen on {settings.held_out:.0%} of the training images; tested on {self.images.split}{self.of_block}",
             {"pool": pool, "views": views, "probe": asdict(settings), **self.common},
             measure,
         )
@@ -190,6 +203,7 @@ class Measurements:
                 block=self.config.block,
                 folder=self.folder / f"mae-probe-{pool}",
                 workers=self.workers,
+                max_pixels=self.subject.max_pixels,
                 progress=partial(self.tell, f"linear probe on the {POOL_WORDS[pool]}"),
             ).as_dict()
 
@@ -197,22 +211,33 @@ class Measurements:
             f"linear/{pool}",
             f"linear probe, protocol mae: {settings.epochs} epochs of random resized crops through the frozen encoder, "
             f"BatchNorm without affine and a linear layer on the {POOL_WORDS[pool]}, LARS at {settings.lr:g} with "
-            f"{settings.warmup_epochs} epochs of warm-up and cosine; tested on {self.images.split}",
+            f"{settings.warmup_epochs} epochs of warm-up and cosine; tested on {self.images.split}{self.of_block}",
             {"pool": pool, "probe": asdict(settings), **self.common},
             measure,
         )
 
-    @cached_property
+    @property
     def common(self) -> dict[str, Any]:
-        """What every classification depends on; every image and weight is read for it, once."""
-        assert self.images.train is not None
-        return {
-            "weights": weights_digest(self.subject.encoder),
-            "block": self.config.block,
-            "train": images_digest(self.images.train),
-            "test": images_digest(self.images.test),
-            "seed": self.config.seed,
-        }
+        """What every classification depends on."""
+        digests = {name: self.digests[name] for name in ("weights", "train", "test")}
+        return digests | {"block": self.config.block, "seed": self.config.seed} | self.limit
+
+    @property
+    def limit(self) -> dict[str, int]:
+        """The largest image that is read, where it is not the usual one: what was measured before it counted stays."""
+        limit = self.subject.max_pixels
+        return {"max_pixels": limit} if limit != MAX_PIXELS else {}
+
+    @property
+    def of_block(self) -> str:
+        """Which block the tokens come from, for a protocol; nothing where it is the end of the network.
+
+        Raises:
+            UsageError: the encoder has no such block.
+        """
+        block = Reading(self.config.block).depends(self.subject.encoder)["block"]
+        last = self.subject.encoder.depth - 1
+        return "" if block is None else f"; tokens are the output of block {block} (0 to {last}), before the final norm"
 
     def features(self, source: Source, views: int = 0) -> Features:
         """Features of the images of a source, from the cache where they are there."""
@@ -222,6 +247,7 @@ class Measurements:
             block=self.config.block,
             batch_size=self.config.batch_size,
             workers=self.workers,
+            max_pixels=self.subject.max_pixels,
             cache=user_path(self.config.cache) if self.config.cache else default_cache(),
             views=views,
             seed=self.config.seed,

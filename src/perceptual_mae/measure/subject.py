@@ -2,15 +2,26 @@
 
 from dataclasses import dataclass, field
 
-from perceptual_mae.data import Source, StreamSettings, first_readable, open_source, open_validation_or_all
+import torch
+from torch import nn
+
+from perceptual_mae.data import (
+    MAX_PIXELS,
+    Source,
+    StreamSettings,
+    first_readable,
+    open_source,
+    open_validation_or_all,
+)
 from perceptual_mae.data.subset import Relabelled, held_out, sample
-from perceptual_mae.encoders import open_encoder
-from perceptual_mae.errors import UsageError
+from perceptual_mae.encoders.open import open_whole
+from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig
+from perceptual_mae.export.story import data_name
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder
-from perceptual_mae.pretraining.build import trained_model
-from perceptual_mae.pretraining.folder import RunFolder, is_run
+from perceptual_mae.models.positions import sincos_2d
+from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training.device import choose_device
 
 HELD_OUT = 0.2
@@ -32,6 +43,11 @@ class Subject:
     matched: str
     run: RunFolder | None = None
     autoencoder: MaskedAutoencoder | None = None
+
+    @property
+    def max_pixels(self) -> int:
+        """Larger images are skipped unread: those of the run that were never trained on."""
+        return self.run.config.loader.max_pixels if self.run is not None else MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -60,16 +76,37 @@ def open_subject(config: EvaluateConfig) -> Subject:
         UsageError, PmaeError: it cannot be had; one line says why.
     """
     device = choose_device(config.device)
-    encoder, matched = open_encoder(config.encoder, config.image_size, device)
-    if not is_run(config.encoder):
-        return Subject(encoder, matched)
-    run = RunFolder.read(config.encoder)
-    model, _ = trained_model(run)
-    return Subject(encoder, matched, run, model.to(device))
+    opened = open_whole(config.encoder, config.image_size, device)
+    model = None if opened.autoencoder is None else opened.autoencoder.to(device)
+    return Subject(opened.encoder, opened.matched, opened.run, model)
 
 
-def open_images(config: EvaluateConfig, subject: Subject) -> Images:
+def count_parameters(subject: Subject) -> int:
+    """Parameters of the encoder, as training counts them: a fixed position embedding is computed and not learnt."""
+    network, grid = subject.encoder.network, subject.encoder.grid
+    count = sum(parameter.numel() for parameter in network.parameters())
+    positions = getattr(network, "pos_embed", None)
+    if not isinstance(positions, nn.Parameter):
+        return count
+    return count - positions.numel() if subject.run is not None or _is_fixed(positions, grid) else count
+
+
+def _is_fixed(positions: torch.Tensor, grid: tuple[int, int]) -> bool:
+    """Whether a position embedding `(1, 1 + N, D)` is MAE's, of sines and cosines."""
+    width = positions.shape[-1]
+    if width % 4 or positions.shape != (1, 1 + grid[0] * grid[1], width):
+        return False
+    return torch.allclose(positions.float().cpu(), sincos_2d(width, grid), atol=1e-3)
+
+
+def open_images(config: EvaluateConfig, subject: Subject, val_data: str | None = None) -> Images:
     """Open the images that an evaluation names, or those of the run.
+
+    Args:
+        config: names them.
+        subject: the run, and the channels that are read.
+        val_data: images to test on, in place of a validation split of the others; default: those of the run, where its
+            own images are measured on.
 
     Raises:
         UsageError, PmaeError: there are none that can be read.
@@ -78,22 +115,29 @@ def open_images(config: EvaluateConfig, subject: Subject) -> Images:
     spec = config.data or (run.config.data if run else None)
     if spec is None:
         raise UsageError("--data is missing: name the images to measure on (only a run folder knows its own)")
+    if config.data is None and run is not None and val_data is None:
+        val_data = run.config.val_data
     stream = StreamSettings.of(run.config.loader) if run is not None else None
     train = open_source(spec, "train", channels=channels, stream=stream)
-    test = open_source(spec, "validation", channels=channels, stream=stream)
-    if config.data is None and run is not None and run.config.val_data is not None:
-        val = run.config.val_data
-        test = open_validation_or_all(val, channels=channels, stream=stream)
+    tested = "the validation split"
+    if val_data is None:
+        test = open_source(spec, "validation", channels=channels, stream=stream)
+    else:
+        with said_of("--val-data"):
+            test = open_source(val_data, "validation", channels=channels, stream=stream)
+            # A model card shows it, which is for the public: no path of this machine.
+            tested = f"{tested if test is not None else 'the images'} of {data_name(val_data)}"
+            test = open_validation_or_all(val_data, channels=channels, stream=stream) if test is None else test
     if train is None and test is None:
         raise UsageError(f"--data {spec}: there are no images")
-    images = _split(spec, train, test, config.seed)
-    first_readable(images.test, channels)
+    images = _split(spec, train, test, tested, config.seed)
+    first_readable(images.test, channels, subject.max_pixels)
     labelled = sample(images.train, config.train_images, config.seed) if images.train is not None else None
     return Images(spec, labelled, sample(images.test, config.test_images, config.seed), images.split, images.notes)
 
 
-def _split(spec: str, train: Source | None, test: Source | None, seed: int) -> Images:
-    """Training and test images, whatever of the two there is."""
+def _split(spec: str, train: Source | None, test: Source | None, tested: str, seed: int) -> Images:
+    """Training and test images, whatever of the two there is; `tested` is where the second are from, in words."""
     unlabelled = (
         "k-NN and the linear probe are left out: the images have no labels "
         "(put those of each class into a folder of its own)"
@@ -108,16 +152,14 @@ def _split(spec: str, train: Source | None, test: Source | None, seed: int) -> I
             return Images(spec, None, only, "all images", [f"{unlabelled}: no class has two images to learn and test"])
         return Images(spec, rest, out, f"{HELD_OUT:.0%} of the images of each class, held out (seed {seed})")
     if not (train.classes and test.classes):
-        return Images(spec, None, test, "the validation split", [unlabelled])
+        return Images(spec, None, test, tested, [unlabelled])
     notes = []
     if train.classes != test.classes:
         known = set(test.classes) & set(train.classes)
         if not known:
             other = "no class of the validation images is among those of the training images"
-            return Images(
-                spec, None, test, "the validation split", [f"k-NN and the linear probe are left out: {other}"]
-            )
+            return Images(spec, None, test, tested, [f"k-NN and the linear probe are left out: {other}"])
         if strangers := sorted(set(test.classes) - known):
             notes = [f"validation images of classes without training images are left out: {', '.join(strangers[:8])}"]
         test = Relabelled(test, train.classes)
-    return Images(spec, train, test, "the validation split", notes)
+    return Images(spec, train, test, tested, notes)

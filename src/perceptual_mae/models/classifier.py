@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -60,8 +61,12 @@ class Classifier(TaskNetwork):
         """
         if encoder.architecture is None:
             raise ValueError(f"{encoder.name} is no network that can learn")
+        architecture = encoder.architecture
+        if architecture.name == PLAIN_VIT:
+            # The norm of one that was fine-tuned went with its head, behind the mean: it has none to say so.
+            architecture = replace(architecture, options={**architecture.options, "final_norm": True})
         mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
-        network = cls(encoder.architecture, encoder.image_size, mean, std, classes, drop_path)
+        network = cls(architecture, encoder.image_size, mean, std, classes, drop_path)
         fresh = network.encoder.load_state_dict(encoder.network.state_dict(), strict=False)
         lost = [name for name in fresh.unexpected_keys if not name.startswith("norm.")]
         missing = [name for name in fresh.missing_keys if not name.startswith(("head", "fc", "classifier", "fc_norm"))]

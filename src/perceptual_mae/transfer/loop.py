@@ -166,7 +166,9 @@ class FinetuneLoop(TrainingLoop[FinetuneFolder, Examples]):
         self.run.skip((skip.name, skip.reason) for skip in self.task.skipped)
         best = metrics[self.task.metric] > self.best
         if best:
-            learnt = Learnt(self.task.name, network, self.task.train.classes, self.task.description)
+            # Whoever uses the network reads images as large as it was trained on.
+            description = {**self.task.description, "max_pixels": self.config.loader.max_pixels}
+            learnt = Learnt(self.task.name, network, self.task.train.classes, description)
             save_finetuned(learnt, self.run.path / MODEL, {"step": self.step, **metrics})
             save_encoder(network, self.task.description, self.run.path / "encoder.safetensors")
             self.task.export(network, self.run.path)

@@ -23,6 +23,8 @@ from perceptual_mae.weight_files import encoder_metadata
 
 _LARGEST = 100_000
 """Classes, channels, pixels of a side or layers of a network; it has far fewer."""
+_LABELS = ("category_ids", "max_pixels")
+"""Of a description: integers that nothing is built of."""
 
 
 def save_finetuned(learnt: Learnt, path: Path, measured: Mapping[str, float]) -> Path:
@@ -86,7 +88,8 @@ def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Lear
         raise UsageError(f"{file} holds no fine-tuned network: give the {MODEL} of a run of `pmae finetune`")
     try:
         description = json.loads(metadata["description"])
-        _check_numbers(description)
+        _check_labels([*description.get("category_ids", []), description.get("max_pixels", 1)])
+        _check_numbers({name: value for name, value in description.items() if name not in _LABELS})
         network = _builders()[task](description)
         fit(network, tensors)
         classes = tuple(map(str, json.loads(metadata["classes"])))
@@ -95,6 +98,13 @@ def load_finetuned(path: Path | str, device: str | torch.device = "cpu") -> Lear
         raise PmaeError(f"{file} is damaged: {printable(reason)[:200]}") from error
     network.eval().requires_grad_(False)
     return Learnt(task, network.to(device), classes, description)
+
+
+def _check_labels(numbers: list[Any]) -> None:
+    """Raises ValueError where one is no integer of 64 bits."""
+    for number in numbers:
+        if type(number) is not int or abs(number) >= 2**63:
+            raise ValueError(f"{' or '.join(_LABELS)} in its description holds {number!r}, no integer of 64 bits")
 
 
 def _check_numbers(description: Any) -> None:
