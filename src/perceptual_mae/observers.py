@@ -7,6 +7,7 @@ from torch import Tensor
 
 from perceptual_mae.data import Batch, Source, eval_batches
 from perceptual_mae.data.choice import seeded_order
+from perceptual_mae.data.subset import Relabelled
 from perceptual_mae.evaluation.knn import knn_accuracy, mean_token_features
 from perceptual_mae.evaluation.reconstruction import look, reconstruction_errors
 from perceptual_mae.files import if_possible
@@ -69,8 +70,11 @@ class NearestNeighbours:
     def __call__(self, moment: Moment) -> dict[str, float]:
         """`knn/top1`, in [0, 1]; nothing where no image of a split has a label."""
         assert moment.validation is not None
+        tested = moment.validation
+        if tested.classes != moment.train.classes:  # a label is the number of a class in a list of its own
+            tested = Relabelled(tested, moment.train.classes)
         train = mean_token_features(moment.model, some(moment.train, self.train_images, moment))
-        test = mean_token_features(moment.model, some(moment.validation, self.validation_images, moment))
+        test = mean_token_features(moment.model, some(tested, self.validation_images, moment))
         known = all(bool((labels >= 0).any()) for _, labels in (train, test))
         return {"knn/top1": knn_accuracy(*train, *test, k=self.k)} if known else {}
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ pytest.importorskip("gradio", reason="pip install 'perceptual-mae[app]'")
 import httpx
 
 from perceptual_mae.app.acts import FIRST, Acts
-from perceptual_mae.app.server import find_port
+from perceptual_mae.app.page import make_page
+from perceptual_mae.app.server import find_port, launch
 
 STYLES = Path(__file__).parents[2] / "src" / "perceptual_mae"
 
@@ -59,6 +61,43 @@ def test_the_first_free_port(monkeypatch: pytest.MonkeyPatch, taken: int) -> Non
 def test_addresses_that_cannot_be_listened_at(host: str, port: int | None, line: str) -> None:
     with pytest.raises(UsageError, match=line):
         find_port(host, port)
+
+
+def test_an_address_of_ipv6_is_in_brackets(studio: Studio, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a port that is free there and at 127.0.0.1, where another page may be served."""
+    monkeypatch.setattr("perceptual_mae.app.server.FIRST_PORT", taken)
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    page, address = launch(studio, "::1", None)
+    try:
+        assert re.fullmatch(r"http://\[::1\]:\d+/", address)
+        assert address != f"http://[::1]:{taken}/"
+        assert httpx.get(address, trust_env=False).status_code == 200
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize(
+    ("trained", "shown", "end", "step"),
+    [
+        (0.75, 0.75, 0.95, 0.05),
+        (0.95, 0.95, 0.95, 0.05),
+        (0.6, 0.6, 0.95, 0.05),
+        (0.97, 0.97, 0.97, 0.01),
+        (0.72, 0.72, 0.95, 0.01),
+        (0.995, 0.99, 0.99, 0.01),
+    ],
+)
+def test_the_slider_can_show_what_a_run_was_trained_with(
+    studio: Studio, trained: float, shown: float, end: float, step: float
+) -> None:
+    run = replace(studio.runs[0], config=replace(studio.runs[0].config, mask_ratio=trained))
+    page = make_page(replace(studio, runs=[run]))
+    slider = next(block for block in page.blocks.values() if getattr(block, "label", "") == "Share to hide")
+    assert (slider.value, slider.maximum, slider.step) == pytest.approx((shown, end, step))
+    assert slider.preprocess(slider.value) == pytest.approx(shown)
 
 
 def test_what_the_page_does_not_need_is_turned_away(address: str) -> None:

@@ -1,15 +1,18 @@
 """Plans: that they are monotone, that what fits fits, what they warn of, and the command."""
 
 import functools
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from perceptual_mae.cli.main import main
 from perceptual_mae.errors import UsageError
@@ -19,7 +22,8 @@ from perceptual_mae.estimate.hardware import GPUS
 from perceptual_mae.estimate.machine import Range, fits, largest, memory
 from perceptual_mae.estimate.measured import Calibration, Images
 from perceptual_mae.estimate.plan import Given, Plan, machine_of, make
-from perceptual_mae.pretraining.config import OptimizerConfig, PretrainConfig
+from perceptual_mae.estimate.table import show
+from perceptual_mae.pretraining.config import OptimizerConfig, PathConfig, PretrainConfig
 from perceptual_mae.settings import to_dict
 
 RUN = PretrainConfig(data="", model="micro", image_size=64, patch_size=8, batch_size=512)
@@ -127,6 +131,67 @@ def test_a_model_that_is_too_large_is_cut() -> None:
     tight = replace(huge, peaks=tuple(Line(20.5e9, line.per_image) for line in huge.peaks))
     assert planned(plan_config(gpu="h200", gpus=8, model="huge"), cost_=huge).figure("sent").how.startswith("ddp")
     assert planned(config, cost_=tight).figure("sent").how.startswith("fsdp")
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"compile": True}, "--compile true: not with --sharding fsdp"),
+        ({"path": PathConfig(estimator="exact")}, "--path.estimator exact: not with --sharding fsdp"),
+    ],
+)
+def test_what_a_run_refuses_is_not_recommended(changes: dict[str, Any], refused: str) -> None:
+    config = plan_config(gpu="rtx4090", gpus=8, model="huge", batch_size=64)
+    config = replace(config, pretrain=replace(config.pretrain, **changes))
+    huge = count(replace(RUN, model="huge"), "bf16")
+    tight = replace(huge, peaks=tuple(Line(30e9, line.per_image) for line in huge.peaks))
+    made = planned(config, cost_=tight)
+    assert made.figure("sent").how.startswith("ddp")
+    (warning,) = [one for one in made.warnings if "It does not fit" in one]
+    assert refused in warning
+    assert "--sharding fsdp, or" not in warning
+    asked = planned(replace(config, sharding="ddp"), cost_=tight)
+    assert "take another --gpu" in next(one for one in asked.warnings if "It does not fit" in one)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "has_bf16", "expected"),
+    [
+        ("auto", None, True, "bf16"),
+        ("auto", None, False, "fp32"),
+        ("fp32", None, True, "fp32"),
+        ("auto", "h100", False, "bf16"),
+        ("fp32", "h100", False, "fp32"),
+    ],
+)
+def test_the_precision_is_that_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, gpu: str | None, has_bf16: bool, expected: str
+) -> None:
+    """Without --gpu the plan is for the device that is here, here a GPU with bf16 or an older one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
+    config = plan_config(gpu=gpu)
+    assert replace(config, pretrain=replace(config.pretrain, precision=asked)).precision == expected
+    on_cpu = replace(config, gpu=None, pretrain=replace(config.pretrain, device="cpu"))
+    assert on_cpu.precision == "fp32"
+
+
+def test_a_precision_that_the_gpu_here_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    config = plan_config(gpu=None)
+    with pytest.raises(UsageError, match="--precision bf16: this GPU does not have it"):
+        replace(config, pretrain=replace(config.pretrain, precision="bf16")).check()
+
+
+@pytest.mark.parametrize("name", ["D[/]x", "D[bold]x", "[red]", "D\\[x]"])
+def test_brackets_are_shown_as_they_are(name: str) -> None:
+    made = planned(plan_config())
+    figures = tuple(replace(figure, how=f"of {name}") for figure in made.figures)
+    shown = io.StringIO()
+    show(replace(made, title=name, figures=figures), Console(file=shown, width=200))
+    assert shown.getvalue().count(f"of {name}") == len(figures)
+    assert shown.getvalue().startswith(name)
 
 
 @pytest.mark.parametrize(

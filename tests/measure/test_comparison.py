@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from PIL import Image
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.measure import comparison
-from perceptual_mae.measure.comparison import compare, train
+from perceptual_mae.measure.comparison import compare, told_apart, train
 from perceptual_mae.measure.config import CompareConfig
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.training.signals import Interrupted
@@ -65,6 +66,52 @@ def test_methods_are_trained_and_measured_alike(config: CompareConfig, in_this_p
     assert again["rows"] == found["rows"]
 
 
+def test_encoders_of_one_name_have_a_row_each(
+    config: CompareConfig, in_this_process: list[str], run: Path, tmp_path: Path
+) -> None:
+    """Neither takes the place of a method or of the other."""
+    encoders = tuple(str(shutil.copytree(run, tmp_path / place / "mse")) for place in ("a", "a-b", "a/b"))
+    quick = replace(config.evaluate, parts=("knn",))
+    config = replace(config, evaluate=quick, methods=("mse",), floors=False, encoders=(*encoders, "random:tiny/8"))
+    folder = compare(config)
+    rows = results(folder)["rows"]
+    assert [(row["name"], row["kind"]) for row in rows] == [
+        ("mse", "method"),
+        *((spec, "published") for spec in encoders),
+        ("random:tiny/8", "published"),
+    ]
+    assert len(list((folder / "encoders").iterdir())) == 4
+    trained = json.loads((folder / "runs" / "mse-seed0" / "run.json").read_text(encoding="utf-8"))["model"]
+    assert {row["cost"]["encoder_parameters"] for row in rows[:4]} == {trained["encoder_parameters"]}
+
+
+def test_a_method_and_a_folder_of_its_name_are_told_apart() -> None:
+    method, published = {"name": "mse", "kind": "method"}, {"name": "mse", "kind": "published", "spec": "mse"}
+    assert [row["name"] for row in told_apart([method, published])] == ["mse", "mse (encoder)"]
+
+
+def test_validation_images_are_those_that_were_named(
+    config: CompareConfig, in_this_process: list[str], labelled: Path, tmp_path: Path
+) -> None:
+    for name in ("left", "rare"):
+        shutil.copytree(labelled / name, tmp_path / "other" / name)
+    pretrain = replace(config.pretrain, val_data=str(tmp_path / "other"))
+    quick = replace(config.evaluate, parts=("knn",))
+    config = replace(config, pretrain=pretrain, evaluate=quick, methods=("mse",), encoders=("random:tiny/8",))
+    found = results(compare(config))
+    assert found["data"] == {
+        "spec": str(labelled),
+        "val_data": str(tmp_path / "other"),
+        "train_images": 45,
+        "validation_images": 21,
+        "classes": ["left", "rare", "right"],
+    }
+    assert "tested on the images of other" in found["protocols"]["knn/mean/top1"]
+    for file in Path(config.out).rglob("results.json"):
+        measured = results(file.parent)
+        assert measured.get("encoder") is None or measured["data"]["test_images"] == 21
+
+
 def test_a_method_that_fails_is_told_and_the_others_go_on(
     config: CompareConfig, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +125,10 @@ def test_a_method_that_fails_is_told_and_the_others_go_on(
     assert rows["msg-gan-p+mae"]["failed"] is None
     with pytest.raises(PmaeError, match="no method could be trained; mse-seed0: loss/total is nan"):
         compare(replace(config, methods=("mse",), floors=False, out=f"{config.out}-2"))
+    failed = results(Path(f"{config.out}-2"))
+    assert failed["state"] == "finished"
+    assert failed["rows"][0]["failed"] == "mse-seed0: loss/total is nan"
+    assert "mse failed" in (Path(f"{config.out}-2") / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +188,8 @@ def few_images(labelled: Path) -> Path:
         ({"methods": ("mse", "msee")}, "--methods msee: .*did you mean mse"),
         ({"methods": ("mse+msg-mae",)}, "--architecture msg-mae"),
         ({"methods": ("mse", "mse")}, "names a method twice"),
+        ({"methods": ("mse", "mse+mae")}, r"--methods mse,mse\+mae: mse and mse\+mae are the same training"),
+        ({"encoders": ("random:tiny/8", "random:tiny/8")}, "--encoders random:tiny/8,random:tiny/8: names an encoder"),
         ({"methods": ()}, "--methods: name one"),
         ({"methods": ("timm-p",)}, "needs a network, --loss-networks timm:"),
         ({"seeds": 0}, "--seeds 0"),
@@ -145,6 +198,12 @@ def few_images(labelled: Path) -> Path:
 def test_settings_that_cannot_be_right(config: CompareConfig, settings: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         compare(replace(config, **settings))
+
+
+def test_two_architectures_of_a_method_are_two_trainings(config: CompareConfig) -> None:
+    replace(config, methods=("msg-gan-p", "msg-gan-p+mae", "mse")).check()
+    with pytest.raises(UsageError, match="are the same training"):
+        replace(config, methods=("msg-gan-p", "msg-gan-p+msg-mae")).check()
 
 
 def test_each_method_gets_its_own_network(config: CompareConfig) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from perceptual_mae.data import eval_batches, open_source, to_float
 from perceptual_mae.data.subset import held_out
@@ -93,6 +94,93 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_parts_of_other_images_or_of_an_earlier_encoder_do_not_stay(
+    run: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(run, tmp_path, pools=("mean",))
+    first = content(evaluate(config))
+    monkeypatch.setattr(parts, "knn_scores", interrupt)
+    monkeypatch.setattr(parts, "cached_probe", interrupt)
+    again = content(evaluate(replace(config, parts=("reconstruction",), mask_ratio=0.5)))
+    assert again["parts"]["linear/mean"] == first["parts"]["linear/mean"]  # the same encoder and images
+    assert again["parts"]["reconstruction"] != first["parts"]["reconstruction"]
+    monkeypatch.undo()
+
+    two = tmp_path / "two"
+    for name in ("left", "right"):
+        shutil.copytree(labelled / name, two / name)
+    other = replace(config, data=str(two), parts=("reconstruction",))
+    found = content(evaluate(other))  # three classes were told apart before, and here there are two
+    assert list(found["parts"]) == ["reconstruction"]
+    assert "**linear/mean**" not in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert not list((tmp_path / "out").glob("confusion-*.png"))
+    assert (tmp_path / "out" / "reconstructions.png").is_file()
+
+    evaluate(replace(config, parts=("knn",)))
+    later = replace(config, encoder="random:micro/8", data=str(labelled), image_size=32, parts=("linear",))
+    assert list(content(evaluate(later))["parts"]) == ["linear/mean"]
+
+
+@pytest.mark.parametrize("lost", ["depends", "padding"])
+def test_results_of_an_earlier_version_stay_where_their_key_is_right(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    config = config_of(run, tmp_path, parts=("knn", "linear"), pools=("mean",))
+    first = content(evaluate(config))
+    old = json.loads(json.dumps(first))
+    for entry in old["parts"].values():
+        del entry["depends"]
+    if lost == "padding":  # a class without a test image at the end had no row
+        probe = old["parts"]["linear/mean"]["result"]
+        probe |= {"per_class": probe["per_class"][:1], "confusion": [probe["confusion"][0][:1]]}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(old), encoding="utf-8")
+    for name in ("knn_scores", "cached_probe"):
+        monkeypatch.setattr(parts, name, interrupt)
+    found = content(evaluate(replace(config, parts=("knn",), pools=("mean",))))
+    assert found["parts"].keys() == first["parts"].keys()
+    assert found["parts"]["knn/mean"] == first["parts"]["knn/mean"]
+    assert len(found["parts"]["linear/mean"]["result"]["confusion"]) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda part: [],
+        lambda part: {"knn/mean": 3, "\0/": {}},
+        lambda part: {"knn/mean": {"key": part["key"]}},
+        lambda part: {"knn/mean": part | {"result": {"20": 1}}},
+        lambda part: {"knn/mean": part | {"result": {"20": part["result"]["20"] | {"confusion": 3}}}},
+        lambda part: {"knn/mean": part | {"depends": part["depends"] | {"version": 0}, "result": {}}},
+        lambda part: {"knn/mean": part, "knn/max": part, "linear/mean": part},
+    ],
+)
+def test_damaged_results_are_measured_anew(run: Path, tmp_path: Path, damage: Any) -> None:
+    config = config_of(run, tmp_path, parts=("knn",), pools=("mean",))
+    (part,) = content(evaluate(config))["parts"].values()
+    damaged = {"parts": damage(part)}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(damaged), encoding="utf-8")
+    found = content(evaluate(config))["parts"]
+    assert found.keys() == {"knn/mean"}
+    assert found["knn/mean"]["result"] == part["result"]
+
+
+def test_a_last_class_that_cannot_be_read_has_an_empty_row(run: Path, labelled: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("left", "right"):
+        shutil.copytree(labelled / name, data / name)
+    (data / "torn").mkdir()
+    for number in range(5):
+        (data / "torn" / f"{number}.png").write_bytes(b"no image")
+    folder = evaluate(config_of(run, tmp_path, data=str(data), parts=("knn", "linear"), pools=("mean",)))
+    found = content(folder)["parts"]
+    for scores in (found["knn/mean"]["result"]["20"], found["linear/mean"]["result"]):
+        assert scores["per_class"][2] is None
+        assert [sum(row) for row in scores["confusion"]] == [4, 5, 0]
+        assert {len(row) for row in scores["confusion"]} == {3}
+    assert "| torn |" in (folder / "results.md").read_text(encoding="utf-8")
+    assert (folder / "confusion-linear-mean.png").is_file()
+
+
 def test_images_without_labels_are_reconstructed_and_the_rest_is_explained(
     run: Path, labelled: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +216,35 @@ def test_splits_are_taken_and_labels_follow_names(run: Path, labelled: Path, tmp
     confusion = np.array(found["parts"]["knn/mean"]["result"]["10"]["confusion"])
     assert confusion.sum(axis=1).tolist() == [0, 0, len(list((labelled / "right").iterdir()))]
     assert "unheard-of" in found["notes"][0]
+
+
+@pytest.mark.parametrize(("split", "said"), [("val", "the validation split of"), ("", "the images of")])
+def test_images_to_test_on_are_named(run: Path, labelled: Path, tmp_path: Path, split: str, said: str) -> None:
+    tested = tmp_path / "tested"
+    for name in ("rare", "right"):
+        shutil.copytree(labelled / name, tested / split / name)
+    if split:
+        shutil.copytree(labelled / "left", tested / "train" / "left")
+    config = config_of(run, tmp_path, data=str(labelled), parts=("knn",), pools=("mean",))
+    held_out_part = content(evaluate(config))["parts"]["knn/mean"]
+    found = content(evaluate(config, val_data=str(tested)))
+    assert found["data"]["test"] == f"{said} tested"
+    assert f"tested on {said} tested" in found["parts"]["knn/mean"]["protocol"]
+    assert (found["data"]["train_images"], found["data"]["test_images"]) == (45, 25)
+    assert found["parts"]["knn/mean"]["key"] != held_out_part["key"]
+    confusion = np.array(found["parts"]["knn/mean"]["result"]["10"]["confusion"])
+    assert confusion.sum(axis=1).tolist() == [0, 1, 24]
+
+
+def test_parameters_are_those_that_training_counts(run: Path, labelled: Path, tmp_path: Path) -> None:
+    """A fixed position embedding is computed and not learnt."""
+    counted = json.loads((run / "run.json").read_text(encoding="utf-8"))["model"]["encoder_parameters"]
+    weights = load_file(run / "encoder.safetensors")
+    assert counted == sum(weights[name].numel() for name in weights if name not in ("pos_embed", "mean", "std"))
+    for number, spec in enumerate((str(run), f"{run}/encoder.safetensors", "random:micro/8")):
+        config = config_of(run, tmp_path, data=str(labelled), image_size=32, parts=("knn",), pools=("mean",))
+        found = content(evaluate(replace(config, encoder=spec, out=str(tmp_path / str(number)))))
+        assert found["encoder"]["parameters"] == counted
 
 
 def test_an_encoder_without_a_decoder_and_the_floors(run: Path, labelled: Path, tmp_path: Path) -> None:

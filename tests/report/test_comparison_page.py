@@ -17,6 +17,7 @@ from perceptual_mae.methods import METHODS
 from perceptual_mae.report.comparison import curves_of_all, markdown, write_comparison
 from perceptual_mae.report.comparison_chart import dots
 from perceptual_mae.report.comparison_folder import Spread, read_comparison
+from perceptual_mae.report.comparison_story import facts
 from perceptual_mae.report.comparison_table import cells, columns, measure
 from perceptual_mae.report.comparison_verdict import verdict
 from perceptual_mae.report.figures import save, side_by_side
@@ -167,6 +168,51 @@ def test_one_seed_is_said_to_be_one(make: Make) -> None:
     assert "one seed each" in page.seen
 
 
+@pytest.mark.parametrize(
+    ("mse", "other", "said"),
+    [
+        ([0.2], [0.2], "mse or ls-gan-p, on one seed. Of 2 methods, mse and ls-gan-p do best"),
+        ([0.2004], [0.2001], "mse or ls-gan-p, on one seed. "),  # they read the same
+        ([0.0], [0.0], "mse or ls-gan-p, on one seed. "),
+        ([0.5, 0.5], [0.5, 0.5], "mse or ls-gan-p. Of 2 methods"),
+        ([0.50, 0.52], [0.509], "mse or ls-gan-p, on one seed. "),  # within the range of the other
+        ([0.50, 0.52], [0.525], "ls-gan-p, on one seed. Of 2 methods, ls-gan-p does best"),
+        ([0.50, 0.52], [0.519], "ls-gan-p or mse, on one seed. "),
+        ([0.50, 0.52], [0.4], "mse, on one seed. Of 2 methods, mse does best"),
+    ],
+)
+def test_a_tie_and_a_method_with_fewer_seeds_are_no_clear_win(
+    make: Make, mse: list[float], other: list[float], said: str
+) -> None:
+    folder = make([method("mse", mse), method("ls-gan-p", other)])
+    found = told(folder)
+    assert found.startswith(said)
+    assert (" or " in said) == (verdict(read_comparison(folder)).colour is None)
+    assert ("too close to tell apart" in found) == (" or " in said)
+    assert "0.0 points" not in found
+    if [len(mse), len(other)] == [2, 1]:
+        assert "Of ls-gan-p there is one seed" in found
+        assert "one seed each" not in " ".join(fact.beside for fact in facts(read_comparison(folder)))
+
+
+def test_many_that_read_the_same_are_no_answer(make: Make) -> None:
+    names = ["mse", "ms-ssim", "ls-gan", "ls-gan-p"]
+    rows = [method(name, [0.2]) for name in names]
+    said = told(make(rows))
+    assert said.startswith("No clear answer. Of 4 methods, mse has the highest linear probe on these images, 20.0 %, ")
+    assert facts(read_comparison(make(rows)))[0].beside == "mse, ms-ssim, ls-gan, ls-gan-p"
+    assert "but 3 others are too close to tell apart." in said
+    assert "spread" not in said
+
+
+def test_a_gain_within_the_range_of_the_one_that_has_seeds_is_said_to_be(make: Make) -> None:
+    within = read_comparison(make([method("mse", [0.509]), method("ls-gan-p", [0.50, 0.52])]))
+    assert [fact.beside for fact in facts(within) if fact.name == "Above mse"] == ["within the spread"]
+    assert "ls-gan-p is 0.1 points above mse (50.9 %), which is within the spread of the seeds." in told(within.path)
+    beyond = read_comparison(make([method("mse", [0.4]), method("ls-gan-p", [0.50, 0.52])]))
+    assert [fact.beside for fact in facts(beyond) if fact.name == "Above mse"] == ["one seed of mse"]
+
+
 def test_the_plain_autoencoder_may_win_and_is_then_held_against_the_second(make: Make) -> None:
     said = told(make([method("ls-gan-p", [0.20, 0.21]), method("mse", [0.30, 0.31]), method("ms-ssim", [0.25, 0.26])]))
     assert "mse is 5.0 points above ms-ssim" in said
@@ -303,6 +349,36 @@ def test_the_page_tells_everything_and_the_papers_numbers_with_their_protocol(
     assert len([a for a in page.all("figure") if a.get("data-numbers")]) == 3
     reports = {a["href"] for a in page.all("a")} - {"https://arxiv.org/abs/2212.14504"}
     assert reports == {f"./{run}/report.html" for row in THREE for run in row["runs"]}
+
+
+def test_epochs_are_those_that_were_trained(make: Make) -> None:
+    """With --max-steps they are fewer than were asked for; a run that has not ended says nothing."""
+    folder = make(THREE, runs=True)
+    for name, epoch, state in (("mse-seed0", 0.5, "finished"), ("mse-seed1", 0.3, "stopped")):
+        with (folder / name / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": 31, "epoch": epoch}) + "\n")
+        (folder / name / "run.json").write_text(json.dumps({"state": state}), encoding="utf-8")
+    _, page = page_of(folder)
+    assert "2 seeds each · 0.5 epochs · 20,000 images" in page.seen
+    assert "20,000 images of ./photos for 0.5 epochs." in page.seen
+    assert "15 epochs" not in page.seen
+    assert "- Epochs: 0.5\n" in (folder / "results.md").read_text(encoding="utf-8")
+    folder = make([method("mse", [0.2]) | {"runs": []}], setup={"epochs": 1})
+    assert "1 method · 1 epoch ·" in markdown(read_comparison(folder))
+
+
+def test_reports_of_runs_are_called_by_their_seeds(make: Make) -> None:
+    rows = [method("mse", [0.2, 0.3])]
+    rows[0]["runs"] = [f"runs/{name}" for name in rows[0]["runs"]]
+    folder = make(rows)
+    for name in rows[0]["runs"]:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "report.html").write_text("")
+    text, page = page_of(folder)
+    assert [a["href"] for a in page.all("a") if "seed" in a["href"]] == [
+        "./runs/mse-seed0/report.html", "./runs/mse-seed1/report.html",
+    ]  # fmt: skip
+    assert re.findall(r'report.html">([^<]*)</a>', text) == ["seed0", "seed1"]
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_script(make: Make) -> None:

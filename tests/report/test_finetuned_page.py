@@ -152,9 +152,10 @@ def test_settings_that_differ_from_their_default_are_marked(finished: Path) -> N
     assert not {"recipe", "lr", "seed", "smoothing", "scale"} & marked
 
 
-def test_the_commands_survive_a_shell(run: Path) -> None:
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_commands_survive_a_shell(run: Path, end: str) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump(config | {"out": "my runs/it's $HOME"}))
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"out": f"my runs/it's $HOME{end}"}))
     text, _ = page_of(run)
     again, use = (shlex.split(Page(one).seen) for one in (
         re.search(r'<pre class="command"><code>(.*?)</code>', text, re.DOTALL)[1],  # type: ignore[index]

@@ -5,12 +5,16 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from html_page import Page
 from PIL import Image
 
 from perceptual_mae.errors import UsageError
+from perceptual_mae.report import html
+from perceptual_mae.report.curves import LINES
+from perceptual_mae.report.embed import embed
 from perceptual_mae.report.film import FRAMES
 from perceptual_mae.report.html import write_report
 
@@ -73,6 +77,54 @@ def test_pictures_are_inside_the_newest_shown_first_and_described(make_run):
     assert "epoch 2.5" in page.seen
 
 
+@pytest.mark.parametrize(("size", "shown"), [((1200, 40_000), (492, 16_383)), ((60_000, 90), (1800, 3))])
+def test_a_picture_of_any_shape_is_shown(tmp_path, size, shown):
+    """WebP has no picture with a side of more than 16,383 pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1] // 10, size[0] // 10), np.uint8)
+    Image.fromarray(noise).resize(size, Image.Resampling.NEAREST).save(tmp_path / "picture.png")
+    found = embed(tmp_path / "picture.png")
+    assert (found.width, found.height) == pytest.approx(shown, abs=1)
+    with Image.open(io.BytesIO(base64.b64decode(found.uri.partition("base64,")[2]))) as opened:
+        assert opened.size == (found.width, found.height)
+
+
+def test_a_picture_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)).save(tmp_path / "picture.png")
+    assert embed(tmp_path / "picture.png").uri.startswith("data:image/webp")
+
+    def refuse(*_, **__):
+        raise OSError("encoding error 5")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    assert embed(tmp_path / "picture.png") is None
+
+
+COLOURS = (Path(html.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_the_page(dark):
+    """WCAG 2.1, 1.4.3: a contrast of 4.5, and 3 for large text, which is what the answer of a comparison is."""
+    style = COLOURS.split("@media (prefers-color-scheme: dark)")[dark].partition("* {")[0]
+    colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style))
+
+    def luminance(colour):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(one, other):
+        low, high = sorted((luminance(colours[one]), luminance(colours[other])))
+        return (high + 0.05) / (low + 0.05)
+
+    assert len([name for name in colours if name.startswith("line-")]) == len(LINES)
+    for ground in ("page", "card", "tint"):
+        for name in ("ink", "soft", "words", "accent", "good", "bad"):
+            assert contrast(name, ground) >= 4.5, (name, ground)
+        for number in range(len(LINES)):
+            assert contrast(f"line-{number}", ground) >= 3, (number, ground)
+
+
 def test_of_many_pictures_the_first_the_newest_and_a_few_between_are_kept(make_run):
     run = make_run(pictures=(1,))
     (only,) = (run / "figures").iterdir()
@@ -109,8 +161,9 @@ def test_what_comes_from_data_is_text_wherever_it_stands(make_run):
     assert any(a.get("aria-label", "").count("<script>") for _, a in page.elements)
 
 
-def test_the_command_that_repeats_the_run_survives_a_shell(make_run):
-    run = make_run(config={"out": "my runs/it's $HOME"})
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_command_that_repeats_the_run_survives_a_shell(make_run, end):
+    run = make_run(config={"out": f"my runs/it's $HOME{end}"})
     text, _ = report(run)
     inside = re.search(r'<pre class="command"><code>(.*?)</code>', text, re.DOTALL)[1]
     shown = Page(inside).seen
@@ -150,6 +203,25 @@ def test_a_run_that_stopped_says_why_and_that_its_loss_is_not_finite(make_run):
     _, page = report(run)
     assert "loss/perceptual is not finite at step 210" in page.seen
     assert "was not finite at the last logged step" in page.seen
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        (["NaN", "0.5"], "and the loss, not finite at the first logged step, is 0.5."),
+        (["NaN", "NaN"], "and the loss was not finite at the last logged step."),
+        (["NaN"], "and the loss was not finite at the last logged step."),
+        (["Infinity", "0.5"], "and the loss, not finite at the first logged step, is 0.5."),
+    ],
+)
+def test_a_first_loss_that_is_not_finite_is_no_number(make_run, losses, said):
+    run = make_run()
+    lines = [f'{{"step": {step}, "epoch": 1, "loss/total": {loss}}}\n' for step, loss in enumerate(losses, 1)]
+    (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    _, page = report(run)
+    assert said in page.seen
+    assert "(1 epoch)" in page.seen
+    assert "from – " not in page.seen
 
 
 def test_a_run_that_has_only_begun_has_a_report(tmp_path):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from perceptual_mae.report.words import UNKNOWN, compact, count, duration, number, percent
+from perceptual_mae.report.words import UNKNOWN, compact, count, duration, epochs, number, percent
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,15 @@ def test_durations_have_two_units(seconds, text):
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "1 epoch"), (1.0, "1 epoch"), (0.25, "0.25 epochs"), (2 / 7, "0.286 epochs"), (15, "15 epochs"),
+     (1600, "1,600 epochs"), (0, "0 epochs"), (0.9999, "1 epoch"), (999.9, "1,000 epochs")],
+)  # fmt: skip
+def test_one_epoch_is_one(value, text):
+    assert epochs(value) == text
+
+
 def test_counts_are_grouped_and_large_ones_named():
     assert count(20000) == "20,000"
     assert compact(86_567_656) == "86.6 million"
@@ -30,7 +39,7 @@ def test_counts_are_grouped_and_large_ones_named():
     assert percent(0.75) == "75 %"
 
 
-@pytest.mark.parametrize("write", [number, count, compact, percent, duration])
+@pytest.mark.parametrize("write", [number, count, compact, percent, duration, epochs])
 @pytest.mark.parametrize("value", [None, "many", math.nan, math.inf, [1], True])
 def test_what_is_no_number_is_a_dash(write, value):
     assert write(value) == UNKNOWN

@@ -1,5 +1,6 @@
 """The page: where its parts are, and what each of them sets going."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -8,16 +9,19 @@ import gradio as gr
 from perceptual_mae.app import fixtures
 from perceptual_mae.app.acts import FIRST, Acts
 from perceptual_mae.app.markup import note
-from perceptual_mae.app.studio import Studio
+from perceptual_mae.app.studio import MOST_HIDDEN, Studio
 
-MOST_HIDDEN = 0.95
-"""Share of patches that the slider ends at: a model has to see something."""
+END = 0.95
+"""Share of patches that the slider ends at, unless a run was trained with more: a model has to see something."""
+STEP, FINE = 0.05, 0.01
+"""Of the slider, and of one that begins between those steps."""
 
 
 def make_page(studio: Studio) -> gr.Blocks:
     """The whole page. An image lives in the state of one browser tab, and nowhere else."""
     acts = Acts(studio)
     names = [looker.name for looker in studio.lookers]
+    hidden = min(studio.runs[0].config.mask_ratio, MOST_HIDDEN)
     with gr.Blocks(title="Perceptual MAE", analytics_enabled=False) as page:
         photograph, seed = gr.State(None), gr.State(0)
         _words(fixtures.heading(studio.runs))
@@ -28,9 +32,8 @@ def make_page(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_classes="beside"):
             with gr.Column(scale=2, min_width=280):
                 board = _part("paint")
-                ratio = gr.Slider(
-                    0, MOST_HIDDEN, studio.runs[0].config.mask_ratio, step=0.05, label="Share to hide", buttons=[]
-                )
+                step = STEP if math.isclose(hidden / STEP, round(hidden / STEP)) else FINE
+                ratio = gr.Slider(0, max(END, hidden), hidden, step=step, label="Share to hide", buttons=[])
                 another = gr.Button("Another mask")
             with gr.Column(scale=5, min_width=300):
                 paintings = _words()

@@ -57,7 +57,7 @@ def launch(studio: Studio, host: str, port: int | None) -> tuple[gr.Blocks, str]
     _reach_without_proxy(host)
     try:
         _, address, _ = page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # of IPv6, as it stands in an address
             server_port=free,
             head=head(),
             theme=make_theme(),
@@ -101,6 +101,7 @@ def find_port(host: str, port: int | None) -> int:
     for each in ports:
         try:
             socket.create_server((place[0], each), family=family).close()
+            socket.create_server(("127.0.0.1", each)).close()  # where gradio looks, whatever the host
             return each
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:

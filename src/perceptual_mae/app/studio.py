@@ -25,6 +25,8 @@ EXAMPLES = 8
 """Images to begin with."""
 NEIGHBOURS = 12
 """Neighbours that are shown."""
+MOST_HIDDEN = 0.99
+"""Share of patches that a random mask hides at most."""
 THUMBNAIL = (96, 96)
 """Pixels of an example, and of a neighbour at least."""
 
@@ -130,7 +132,7 @@ class Studio:
     def draw_mask(self, photograph: Photograph, mask_ratio: float, seed: int) -> str:
         """A random mask of the board, see `masks.to_text`."""
         grid = self.board(photograph)[1].grid
-        return to_text(random_mask(grid, min(max(mask_ratio, 0.0), 0.99), seed))
+        return to_text(random_mask(grid, min(max(mask_ratio, 0.0), MOST_HIDDEN), seed))
 
     def paintings(self, photograph: Photograph, mask: str) -> list[Painting | str]:
         """What every run makes of the image, or why it makes nothing of it.

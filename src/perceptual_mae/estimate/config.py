@@ -25,7 +25,8 @@ class PlanConfig:
         images: how many there are to learn from, such as 1.3e6; default: those of --data, else ImageNet's 1.28 million.
         image_bytes: mean size of an image file; default: that of --data, else ImageNet's 110 KB.
         data: images whose number and size are looked up; nothing is trained.
-        sharding: how several GPUs hold the model: ddp, each all of it; fsdp, each a share; auto: ddp if that fits.
+        sharding: how several GPUs hold the model: ddp, each all of it; fsdp, each a share; auto: fsdp where ddp does
+            not fit and the run can be cut.
         measure: run some real steps on the device that is here, and take the share of its peak that they reach.
         cores: CPU cores beside each GPU, which read images; default: 12 (this machine's where no --gpu is named).
         network: of a machine to the other machines, in Gbit/s.
@@ -47,10 +48,26 @@ class PlanConfig:
 
     @property
     def precision(self) -> str:
-        """`fp32` or `bf16`: what `auto` comes to on the device that is planned for."""
-        if self.pretrain.precision != "auto":
-            return self.pretrain.precision
-        return "bf16" if self.gpu else "fp32"
+        """`fp32` or `bf16`: what `auto` comes to on the device that is planned for.
+
+        Raises:
+            UsageError: that is the one that is here, and it is not there or cannot do what was asked for.
+        """
+        asked = self.pretrain.precision
+        if self.gpu is not None:
+            return "bf16" if asked == "auto" else asked
+        from perceptual_mae.training.device import choose_device, choose_precision  # which import torch
+
+        return choose_precision(asked, choose_device(self.pretrain.device))
+
+    @property
+    def cannot_be_cut(self) -> str:
+        """Why the run cannot hold a share of the model on each GPU; empty: it can."""
+        try:
+            replace(self.pretrain, sharding="fsdp").check()
+        except UsageError as error:
+            return str(error)
+        return ""
 
     @property
     def pieces(self) -> int:
@@ -85,6 +102,6 @@ class PlanConfig:
             raise UsageError(
                 f"--method {self.pretrain.method} needs --loss-network timm:NAME (its weights are not needed)"
             )
-        fsdp = replace(self.pretrain, sharding="fsdp")
-        if self.sharding == "fsdp":
-            fsdp.check()
+        if self.sharding == "fsdp" and self.cannot_be_cut:
+            raise UsageError(self.cannot_be_cut)
+        _ = self.precision  # refuses what the device that is here cannot do

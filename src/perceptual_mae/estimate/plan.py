@@ -220,10 +220,11 @@ def make(config: PlanConfig, given: Given) -> Plan:
 
 
 def choose_sharding(config: PlanConfig, cost: StepCost, machine: Machine, images: int) -> Sharding:
-    """How several GPUs hold the model: as asked for, or whole where that fits."""
+    """How several GPUs hold the model: as asked for, or whole where that fits or where the run cannot be cut."""
     if config.sharding != "auto":
         return config.sharding
-    return "ddp" if machine.gpus == 1 or fits(cost, machine, "ddp", images, config.pieces) else "fsdp"
+    whole = machine.gpus == 1 or fits(cost, machine, "ddp", images, config.pieces)
+    return "ddp" if whole or config.cannot_be_cut else "fsdp"
 
 
 def _between(key: str, name: str, found: Range, unit: str, basis: Basis, how: str) -> Figure:

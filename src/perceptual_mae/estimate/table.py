@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from perceptual_mae.estimate.plan import Figure, Plan, rounded
 
@@ -10,13 +11,15 @@ _STYLES = {"measured": "green", "counted": "cyan", "assumed": "yellow"}
 
 def show(plan: Plan, console: Console) -> None:
     """Print a plan: its numbers, how each is known, and what will not go well."""
-    table = Table(title=plan.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    # Text: brackets in the name of a folder are no markup.
+    table = Table(title=Text(plan.title, "bold"), title_justify="left", title_style="", box=None, pad_edge=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("known by")
     table.add_column("how", style="dim")
     for figure in plan.figures:
-        table.add_row(figure.name, value(figure), f"[{_STYLES[figure.basis]}]{figure.basis}[/]", figure.how)
+        basis = Text(figure.basis, _STYLES[figure.basis])
+        table.add_row(Text(figure.name), Text(value(figure)), basis, Text(figure.how))
     console.print(table, highlight=False)
     for warning in plan.warnings:
         console.print(f"! {warning}", style="yellow", highlight=False, markup=False)

@@ -64,13 +64,17 @@ def _does_not_fit(config: PlanConfig, given: "Given", sharding: Sharding, images
     there = (given.machine.memory or 0) * given.machine.usable / 2**30
     needed = memory(given.cost, given.machine, sharding, images, config.pieces) / 2**30
     short = f"It does not fit: {needed:,.1f} GiB are needed and {there:,.1f} GiB can be used."
+    whole = sharding == "ddp" and config.gpus > 1
+    refused = config.cannot_be_cut if whole else ""
+    if refused:
+        short += f" It cannot be cut over the GPUs ({refused})."
     if most == 0:
-        other = "another --gpu with more memory" if sharding == "fsdp" or config.gpus == 1 else "--sharding fsdp"
+        other = "--sharding fsdp" if whole and not refused else "another --gpu with more memory"
         return f"{short} Not even one image does: take {other}, or a smaller --model or --image-size."
     batch, fitting = config.pretrain.batch_size, most * config.gpus * config.pieces
     pieces = next((n for n in range(1, batch + 1) if batch % n == 0 and _fits_in(config, given, sharding, n)), 0)
     ways = ([f"--optimizer.accumulate {pieces}"] if pieces else []) + [f"--batch-size {fitting}"]
-    return f"{short} It does with {' or '.join(ways)}."
+    return f"{short} It fits with {' or '.join(ways)}."
 
 
 def _fits_in(config: PlanConfig, given: "Given", sharding: Sharding, pieces: int) -> bool:

@@ -5,10 +5,13 @@ evaluation.
 """
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +66,15 @@ def compare(config: CompareConfig, console: Console | None = None, command: str 
                 content.measured(name, _evaluated(config, settings.out, settings.out + "/evaluation", console))
     others = {name: spec.format(**vars(config.pretrain)) for name, spec in FLOORS.items()} if config.floors else {}
     for name, spec in others.items():
-        content.other(name, "floor", spec)
+        content.other(name, name, "floor", spec)
         content.measured(name, _evaluated(config, spec, f"{folder}/encoders/{name.replace(' ', '-')}", console))
-    for spec in config.encoders:
-        out = f"{folder}/encoders/{_file_name(spec)}"
-        found = _evaluated(config, spec, out, console, at_its_size=True)
-        name = found["encoder"]["name"]
-        content.other(name, "published", spec)
-        content.measured(name, found)
+    for spec, out in zip(config.encoders, _file_names(config.encoders), strict=True):
+        found = _evaluated(config, spec, f"{folder}/encoders/{out}", console, at_its_size=True)
+        row = f"--encoders {spec}"  # its name may be that of another row
+        content.other(row, found["encoder"]["name"], "published", spec)
+        content.measured(row, found)
     if not content.runs:
+        content.finish({})
         raise PmaeError(f"--out {folder}: no method could be trained; {content.failures[0]}")
     content.finish(draw_side_by_side(folder, content.runs, config.evaluate.device))
     return folder
@@ -153,14 +156,31 @@ def _evaluated(
     settings: EvaluateConfig = replace(
         config.evaluate, encoder=spec, data=config.pretrain.data, out=out, image_size=config.evaluate.image_size or size
     )
-    folder = evaluate(settings, console)
+    folder = evaluate(settings, console, val_data=config.pretrain.val_data)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return found
 
 
-def _file_name(spec: str) -> str:
-    kept = [letter if letter.isalnum() or letter in "._" else "-" for letter in spec]
-    return "".join(kept).strip("-.")[-100:]
+def _file_names(encoders: Sequence[str]) -> list[str]:
+    """A folder's name for each encoder, like what the user typed; no two have the same, nor that of a floor."""
+    names = [re.sub(r"[^\w.]", "-", spec).strip("-.")[-100:] for spec in encoders]
+    times = Counter([*names, *(floor.replace(" ", "-") for floor in FLOORS)])
+    ends = [f"-{sha256(spec.encode()).hexdigest()[:8]}" for spec in encoders]
+    return [name if times[name] == 1 else name + end for name, end in zip(names, ends, strict=True)]
+
+
+def told_apart(rows: Iterable[Row]) -> list[Row]:
+    """The rows; an encoder whose name another row has as well goes by what the user typed."""
+    rows = list(rows)
+    times = Counter(row["name"] for row in rows)
+    own = {row["name"] for row in rows if row["kind"] != "published"}
+
+    def name(row: Row) -> str:
+        if row["kind"] != "published" or times[row["name"]] == 1:
+            return str(row["name"])
+        return f"{row['spec']} (encoder)" if row["spec"] in own else str(row["spec"])
+
+    return [row | {"name": name(row)} for row in rows]
 
 
 class _Content:
@@ -175,7 +195,7 @@ class _Content:
         self.content: dict[str, Any] = {
             "version": __version__,
             "state": "running",
-            "data": {"spec": without_credentials(pretrain.data)},
+            "data": {"spec": without_credentials(pretrain.data)} | _validation(pretrain),
             "setup": {
                 "model": pretrain.model,
                 "image_size": list(pretrain.size),
@@ -219,16 +239,17 @@ class _Content:
             self.content["setup"] |= {key: facts[key] for key in ("device", "precision", "steps") if key in facts}
             self.content["data"]["train_images"] = facts.get("data", {}).get("images")
 
-    def other(self, name: str, kind: str, spec: str) -> None:
+    def other(self, key: str, name: str, kind: str, spec: str) -> None:
         """Note an encoder that was not trained here."""
-        self.rows[name] = {"name": name, "kind": kind, "spec": spec, "metrics": {}, "cost": {}}
+        spec = without_credentials(spec)
+        self.rows[key] = {"name": name, "kind": kind, "spec": spec, "metrics": {}, "cost": {}}
 
-    def measured(self, name: str, found: Mapping[str, Any]) -> None:
+    def measured(self, key: str, found: Mapping[str, Any]) -> None:
         """Add what an evaluation found to a row: one more value of each number."""
-        row, data = self.rows[name], found["data"]
-        for key, value in headline(found).items():
-            row["metrics"].setdefault(key, []).append(value)
-        row["cost"]["encoder_parameters"] = found["encoder"]["parameters"]
+        row, data = self.rows[key], found["data"]
+        for measure, value in headline(found).items():
+            row["metrics"].setdefault(measure, []).append(value)
+        row["cost"].setdefault("encoder_parameters", found["encoder"]["parameters"])
         for part, entry in found["parts"].items():
             keys = [part] if part == "reconstruction" else [f"{part}/top1", f"{part}/top5"]
             self.content["protocols"] |= dict.fromkeys(keys, entry["protocol"])
@@ -243,8 +264,13 @@ class _Content:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / "results.json", self.content | {"rows": list(self.rows.values())})
+        write_json(self.folder / "results.json", self.content | {"rows": told_apart(self.rows.values())})
         write_comparison(self.folder)
+
+
+def _validation(pretrain: PretrainConfig) -> dict[str, str]:
+    """The images that were named to test on, if any were."""
+    return {} if pretrain.val_data is None else {"val_data": without_credentials(pretrain.val_data)}
 
 
 def _cost(run: Path, facts: Mapping[str, Any]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig
-from perceptual_mae.methods import METHODS, parts_of
+from perceptual_mae.methods import METHODS, Row, parts_of
 from perceptual_mae.pretraining.config import PretrainConfig
 
 FLOORS = {"random init": "random:{model}/{patch_size}", "raw pixels": "pixels:16"}
@@ -45,11 +45,18 @@ class CompareConfig:
             raise UsageError(f"--methods: name one or more of {', '.join(METHODS)}")
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"--methods {','.join(self.methods)}: names a method twice")
+        if len(set(self.encoders)) < len(self.encoders):
+            raise UsageError(f"--encoders {','.join(self.encoders)}: names an encoder twice")
         if self.seeds < 1:
             raise UsageError(f"--seeds {self.seeds}: must be at least 1")
+        trained: dict[tuple[str, Row], str] = {}
         for name in self.methods:
             with said_of("--methods", usual="--method"):
                 self.run(name, 0).check()
+            method, architecture = parts_of(name)
+            other = trained.setdefault((method, METHODS[method].row(architecture)), name)
+            if other != name:
+                raise UsageError(f"--methods {','.join(self.methods)}: {other} and {name} are the same training")
         self.evaluate.check()
 
     def run(self, name: str, number: int) -> PretrainConfig:

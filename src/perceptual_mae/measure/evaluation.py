@@ -4,11 +4,9 @@ Each part is written to `results.json` as soon as it is measured, under a key of
 evaluation that was interrupted goes on, and one that is repeated with another flag measures only what is new.
 """
 
-import hashlib
 import json
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,19 @@ from rich.text import Text
 from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import fixed_images
-from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.evaluation.scores import NothingToClassify
-from perceptual_mae.files import alone, write_json, write_text
-from perceptual_mae.measure.parts import VERSION, Measurements, Part, mask_ratio
-from perceptual_mae.measure.subject import Images, Subject, open_images, open_subject
+from perceptual_mae.files import alone
+from perceptual_mae.measure.parts import Measurements, mask_ratio
+from perceptual_mae.measure.results import Results, picture_of
+from perceptual_mae.measure.subject import Images, Subject, count_parameters, open_images, open_subject
 from perceptual_mae.measure.telling import telling
 from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.folder import is_run
 from perceptual_mae.report.confusion import confusion_figure
-from perceptual_mae.report.evaluation import markdown, summary
+from perceptual_mae.report.evaluation import summary
 from perceptual_mae.report.figures import reconstruction_grid, save
 from perceptual_mae.training.device import choose_device
 from perceptual_mae.training.memory import keep_freed_memory
@@ -40,12 +39,13 @@ PICTURED = 8
 """Images in the picture of reconstructions."""
 
 
-def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
+def evaluate(config: EvaluateConfig, console: Console | None = None, *, val_data: str | None = None) -> Path:
     """Measure an encoder on a person's images; what was measured before, the same way, is not measured again.
 
     Args:
         config: what to measure, and on what.
         console: where it is shown how far it is; None: nowhere.
+        val_data: images to test on, see `open_images`.
 
     Returns:
         the folder with `results.json`, `results.md` and pictures.
@@ -59,15 +59,16 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
     if choose_device(config.device) == "cpu":
         keep_freed_memory()
     subject = open_subject(config)
-    images = open_images(config, subject)
+    images = open_images(config, subject, val_data)
     folder = results_folder(config)
     # Two that write the same results would each keep its own parts alone.
     with alone(folder / ".lock", f"--out {folder}"), telling(console) as tell:
-        results = _Results.open(folder)
-        results.begin(describe(config, subject, images), missing(config, subject, images))
+        measurements = Measurements(config, subject, images, folder, tell)
+        results = Results.open(folder)
+        results.begin(describe(config, subject, images), missing(config, subject, images), measurements)
         for line in (f"{subject.encoder.name}: {subject.matched}", *results.content["notes"]):
             console.print(line, highlight=False, markup=False)
-        for part in Measurements(config, subject, images, folder, tell):
+        for part in measurements:
             if results.has(part):
                 continue
             started = time.monotonic()
@@ -76,6 +77,7 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> Path:
                 results.add(part, part.measure(), time.monotonic() - started)
             except NothingToClassify as reason:
                 results.leave_out(part, str(reason))
+        results.write()
         draw(results.content, subject, images, config, folder)
     return folder
 
@@ -116,7 +118,7 @@ def describe(config: EvaluateConfig, subject: Subject, images: Images) -> dict[s
             "name": encoder.name,
             "method": run.config.method if run else None,
             "matched": subject.matched,
-            "parameters": sum(p.numel() for p in encoder.parameters()),
+            "parameters": count_parameters(subject),
             "embed_dim": encoder.embed_dim,
             "depth": encoder.depth,
             "patch_size": encoder.patch_size,
@@ -149,61 +151,8 @@ def draw(content: dict[str, Any], subject: Subject, images: Images, config: Eval
         )
         seen = look(model, some, mask_ratio(config, subject), config.seed)
         figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
-        save(figure, folder / "reconstructions.png")
+        save(figure, folder / picture_of("reconstruction"))
     for name, part in content["parts"].items():
         if name.startswith("linear/") and images.train is not None:
             figure = confusion_figure(torch.tensor(part["result"]["confusion"]), images.train.classes)
-            save(figure, folder / f"confusion-{name.replace('/', '-')}.png")
-
-
-@dataclass
-class _Results:
-    """`results.json` as it grows."""
-
-    folder: Path
-    content: dict[str, Any]
-
-    @classmethod
-    def open(cls, folder: Path) -> "_Results":
-        """Read what an earlier evaluation has left.
-
-        Raises:
-            PmaeError: the file is none of ours.
-        """
-        try:
-            content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            content = {}
-        except (OSError, ValueError) as error:
-            raise PmaeError(f"{folder}/results.json cannot be read ({error}): name another --out") from error
-        return cls(folder, content if isinstance(content, dict) else {})
-
-    def begin(self, described: dict[str, Any], notes: list[str]) -> None:
-        """What this evaluation is of; parts that were measured before stay."""
-        self.content = described | {"notes": notes, "parts": self.content.get("parts", {})}
-        self._write()
-
-    def has(self, part: Part) -> bool:
-        """Whether a part has been measured, and nothing that it depends on has changed."""
-        return self.content["parts"].get(part.name, {}).get("key") == _key(part)
-
-    def add(self, part: Part, result: dict[str, Any], seconds: float) -> None:
-        """Keep what was measured."""
-        entry = {"key": _key(part), "protocol": part.protocol, "seconds": round(seconds, 2), "result": result}
-        self.content["parts"][part.name] = entry
-        self._write()
-
-    def leave_out(self, part: Part, reason: str) -> None:
-        """Say why a part could not be measured."""
-        self.content["parts"].pop(part.name, None)
-        self.content["notes"].append(f"{part.name} is left out: {reason}")
-        self._write()
-
-    def _write(self) -> None:
-        write_json(self.folder / "results.json", self.content)
-        write_text(self.folder / "results.md", markdown(self.content))
-
-
-def _key(part: Part) -> str:
-    depends = {"version": VERSION, "part": part.name} | part.depends
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+            save(figure, folder / picture_of(name))

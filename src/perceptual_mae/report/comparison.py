@@ -183,7 +183,7 @@ def _unbroken(sentence: str) -> str:
 def _links(comparison: Comparison, row: Row) -> list[tuple[str, str]]:
     """The reports of a row's runs that are there: a word and an address relative to this page."""
     found = [run for run in row.runs if (comparison.path / run / "report.html").is_file()]
-    return [(run.removeprefix(f"{row.name}-"), f"./{quote(run)}/report.html") for run in found]
+    return [(Path(run).name.removeprefix(f"{row.name}-"), f"./{quote(run)}/report.html") for run in found]
 
 
 def markdown(comparison: Comparison) -> str:

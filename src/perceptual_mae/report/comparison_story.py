@@ -1,5 +1,7 @@
 """What a comparison compared, in a few numbers and words."""
 
+from typing import Any
+
 from perceptual_mae.report.comparison_folder import FLOOR, METHOD, PUBLISHED, Comparison, Row
 from perceptual_mae.report.comparison_table import (
     DISTANCES,
@@ -12,10 +14,10 @@ from perceptual_mae.report.comparison_table import (
     measure,
     relative_time,
 )
-from perceptual_mae.report.comparison_verdict import judge, lower
+from perceptual_mae.report.comparison_verdict import judge, level, lower
 from perceptual_mae.report.panels import pretty
 from perceptual_mae.report.story import Fact, plain
-from perceptual_mae.report.words import UNKNOWN, count, duration, is_number, percent
+from perceptual_mae.report.words import UNKNOWN, count, duration, epochs, is_number, percent
 
 SPREAD_NOTE = (
     "± is the sample standard deviation over the seeds (n - 1 in the denominator; with two seeds that is 0.71 times "
@@ -38,13 +40,12 @@ def facts(comparison: Comparison) -> list[Fact]:
     first = best(comparison, one) if one else None
     if one and first:
         own = first.metrics[one.key]
-        found.append(Fact(f"Best {lower(one.short)}", f"{one.text(own.mean)}{one.unit}", _behind(one, first)))
+        value = f"{one.text(own.mean)}{one.unit}"
+        found.append(Fact(f"Best {lower(one.short)}", value, _behind(comparison, one, first)))
         base = baseline(comparison)
         if base and base is not first and one.key in base.metrics:
-            other = base.metrics[one.key]
-            judged = {None: "one seed each", True: "within the spread", False: "more than the spread"}
-            gain = f"{one.text(own.mean - other.mean)} points"
-            found.append(Fact(f"Above {base.name}", gain, judged[own.overlaps(other)]))
+            gain = f"{one.text(own.mean - base.metrics[one.key].mean)} points"
+            found.append(Fact(f"Above {base.name}", gain, _judged(one, first, base)))
         for kind, title in ((FLOOR, "Floor"), (PUBLISHED, "Published")):
             if scale := highest(comparison, kind, one):
                 found.append(Fact(title, f"{one.text(scale[1].mean)}{one.unit}", scale[0].name))
@@ -57,13 +58,29 @@ def facts(comparison: Comparison) -> list[Fact]:
         error = next((one for one in shown if one.key.startswith(families)), None)
         row = best(comparison, error) if error else None
         if error and row:
-            found.append(Fact(f"Lowest {error.short}", error.text(row.metrics[error.key].mean), _behind(error, row)))
+            value = error.text(row.metrics[error.key].mean)
+            found.append(Fact(f"Lowest {error.short}", value, _behind(comparison, error, row)))
     return found[:FACTS]
 
 
-def _behind(one: Measure, row: Row) -> str:
-    deviation = row.metrics[one.key].deviation
-    return row.name if deviation is None else f"{row.name}, ± {one.text(deviation)}"
+def _judged(one: Measure, first: Row, base: Row) -> str:
+    """How sure the difference of two methods is."""
+    single = [row.name for row in (first, base) if row.metrics[one.key].deviation is None]
+    if len(single) == 2:
+        return "one seed each"
+    if level(one, first.metrics[one.key], base.metrics[one.key]):
+        return "within the spread"
+    return f"one seed of {single[0]}" if single else "more than the spread"
+
+
+def _behind(comparison: Comparison, one: Measure, row: Row) -> str:
+    """Whose number it is; of those that read the same, all."""
+    own = row.metrics[one.key]
+    found = {other.name: other.metrics[one.key] for other in comparison.of(METHOD) if one.key in other.metrics}
+    same = [name for name, spread in found.items() if one.text(spread.mean) == one.text(own.mean)]
+    if len(same) > 1:
+        return ", ".join(same)
+    return row.name if own.deviation is None else f"{row.name}, ± {one.text(own.deviation)}"
 
 
 def status(comparison: Comparison) -> tuple[str, str]:
@@ -73,23 +90,34 @@ def status(comparison: Comparison) -> tuple[str, str]:
     parts = [f"{methods} {'method' if methods == 1 else 'methods'}"]
     if isinstance(seeds, list) and seeds:
         parts.append("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
-    epochs, images = comparison.setup.get("epochs"), comparison.data.get("train_images")
-    parts += [f"{epochs:g} epochs"] if is_number(epochs) else []
+    trained, images = trained_epochs(comparison), comparison.data.get("train_images")
+    parts += [epochs(trained)] if is_number(trained) else []
     parts += [f"{count(images)} images"] if is_number(images) else []
     return state, " · ".join(parts)
+
+
+def trained_epochs(comparison: Comparison) -> Any:
+    """Epochs of the runs that have ended; until one has, those that were asked for, if that is known.
+
+    With `--max-steps` they are fewer than were asked for.
+    """
+    ended = [run for run in comparison.records.values() if run.info.get("state") == "finished"]
+    found = [epoch for run in ended if is_number(epoch := run.latest("epoch"))]
+    return max(found, default=comparison.setup.get("epochs"))
 
 
 def setup_rows(comparison: Comparison) -> list[tuple[str, str]]:
     """The table of what was trained; it was the same for every method."""
     setup = dict(comparison.setup)
-    size, ratio = setup.pop("image_size", None), setup.pop("mask_ratio", None)
+    size, ratio, asked = (setup.pop(key, None) for key in ("image_size", "mask_ratio", "epochs"))
+    trained = trained_epochs(comparison)
     shown = " × ".join(count(side) for side in size) if isinstance(size, list) else plain(size)
     rows = [
         ("Model", plain(setup.pop("model", None))),
         ("Image size", shown),
         ("Patch size", plain(setup.pop("patch_size", None))),
         ("Hidden", percent(ratio)),
-        ("Epochs", plain(setup.pop("epochs", None))),
+        ("Epochs", epochs(trained).split()[0] if is_number(trained) else plain(asked)),
         ("Steps", count(setup.pop("steps", None))),
         ("Batch size", count(setup.pop("batch_size", None))),
         ("Seeds", plain(setup.pop("seeds", None))),
@@ -107,6 +135,7 @@ def data_rows(comparison: Comparison) -> list[tuple[str, str]]:
     named = isinstance(classes, list) and classes
     rows = [
         ("Source", plain(data.pop("spec", None))),
+        ("Tested on", plain(data.pop("val_data", None))),
         ("Training images", count(data.pop("train_images", None))),
         ("Validation images", count(data.pop("validation_images", None))),
         ("Classes", f"{count(len(classes))} ({plain(classes, 8)})" if named else "none: no labels"),
@@ -135,5 +164,6 @@ def ours(comparison: Comparison) -> str:
     pixels = f" at {' × '.join(count(side) for side in size)} pixels" if isinstance(size, list) and size else ""
     images = f"{count(data['train_images'])} images" if is_number(data.get("train_images")) else "the images"
     source = f" of {data['spec']}" if data.get("spec") else ""
-    epochs = f" for {setup['epochs']:g} epochs" if is_number(setup.get("epochs")) else ""
-    return f"Here: {model}{pixels}, pre-trained on {images}{source}{epochs}."
+    trained = trained_epochs(comparison)
+    extent = f" for {epochs(trained)}" if is_number(trained) else ""
+    return f"Here: {model}{pixels}, pre-trained on {images}{source}{extent}."

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perceptual_mae.report.comparison_folder import FLOOR, METHOD, PUBLISHED, Comparison, Row
+from perceptual_mae.report.comparison_folder import FLOOR, METHOD, PUBLISHED, Comparison, Row, Spread
 from perceptual_mae.report.comparison_table import (
     DISTANCES,
     Measure,
@@ -44,8 +44,8 @@ def verdict(comparison: Comparison) -> Verdict:
     assert first is not None
     measured = [row for row in comparison.of(METHOD) if one.key in row.metrics]
     own = first.metrics[one.key]
-    rivals = [row for row in measured if row is not first and own.overlaps(row.metrics[one.key])]
-    single = own.deviation is None
+    rivals = [row for row in measured if row is not first and level(one, own, row.metrics[one.key])]
+    single = any(row.metrics[one.key].deviation is None for row in measured)
     others = len(measured) - 1
     if not others:
         answer = f"Only {first.name} so far" if running else f"Only {first.name}"
@@ -58,6 +58,15 @@ def verdict(comparison: Comparison) -> Verdict:
     sentences += _sureness(comparison, one, first)
     sentences += [*_scale(comparison, one, first), _price(comparison, first), _failures(comparison)]
     return Verdict(answer, None if rivals or not others else first.colour, [line for line in sentences if line])
+
+
+def level(one: Measure, first: Spread, other: Spread) -> bool:
+    """Whether neither number is told to be the better: they read the same, or their ranges have a point in common.
+
+    One seed has no range: it is a point, which may lie within the other's.
+    """
+    reach = (first.deviation or 0.0) + (other.deviation or 0.0)
+    return one.text(first.mean) == one.text(other.mean) or abs(first.mean - other.mean) <= reach
 
 
 def judge(comparison: Comparison) -> Measure | None:
@@ -81,8 +90,10 @@ def _lead(comparison: Comparison, one: Measure, first: Row, rivals: Sequence[Row
     if not rivals:
         return f"Of {measured} methods, {first.name} does best on these images: {value} in the {what}."
     if len(rivals) >= NAMED:
+        ranges = any(row.metrics[one.key].deviation is not None for row in (first, *rivals))
+        near = "within the spread of the seeds" if ranges else "too close to tell apart"
         return (f"Of {measured} methods, {first.name} has the highest {what} on these images, {value}, but "
-                f"{len(rivals)} others are within the spread of the seeds.")  # fmt: skip
+                f"{len(rivals)} others are {near}.")  # fmt: skip
     names = _and([row.name for row in (first, *rivals)])
     values = _and([f"{one.spread(row.metrics[one.key])}{one.unit}" for row in (first, *rivals)])
     return f"Of {measured} methods, {names} do best on these images: {values} in the {what}, too close to tell apart."
@@ -96,12 +107,13 @@ def _beside_baseline(comparison: Comparison, one: Measure, first: Row) -> str:
     second = max(rows, key=lambda row: row.metrics[one.key].mean)
     base = baseline(comparison, rows) or second
     own, other = first.metrics[one.key], base.metrics[one.key]
+    if one.text(own.mean) == one.text(other.mean):
+        return ""  # the lead says that they are level
     points = f"{first.name} is {one.text(own.mean - other.mean)} points above {base.name}"
     points += f" ({one.spread(other)}{one.unit})"
-    overlap = own.overlaps(other)
-    if overlap is None:
-        return f"{points}."
-    return f"{points}, {'which is within' if overlap else 'more than'} the spread of the seeds."
+    if level(one, own, other):
+        return f"{points}, which is within the spread of the seeds."
+    return f"{points}." if own.overlaps(other) is None else f"{points}, more than the spread of the seeds."
 
 
 def _sureness(comparison: Comparison, one: Measure, first: Row) -> list[str]:
@@ -110,11 +122,13 @@ def _sureness(comparison: Comparison, one: Measure, first: Row) -> list[str]:
     if len(measured) < 2:
         return []
     said = []
-    values = len(first.metrics[one.key].values)
-    if values == 1 and comparison.state != "running":
-        said.append("It is one seed: how far another seed would move the numbers is not known, so a small difference "
+    seeds = {row.name: len(row.metrics[one.key].values) for row in measured}
+    fewest, single = min(seeds.values()), [name for name, values in seeds.items() if values == 1]
+    if fewest == 1 and comparison.state != "running":
+        which = "It is one seed" if len(single) == len(seeds) else f"Of {_and(single)} there is one seed"
+        said.append(f"{which}: how far another seed would move the numbers is not known, so a small difference "
                     "means little; repeat with --seeds 3.")  # fmt: skip
-    elif values == 2 and comparison.state != "running":
+    elif fewest == 2 and comparison.state != "running":
         said.append("Two seeds say little about a spread; a third would say more.")
     images, share = comparison.data.get("validation_images"), first.metrics[one.key].mean
     if is_number(images) and images > 0 and 0 < share < 1:

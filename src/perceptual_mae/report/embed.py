@@ -9,6 +9,9 @@ from PIL import Image
 
 PLAIN_BYTES = 120_000
 WIDEST = 1800
+"""Pixels."""
+HIGHEST = 16_383
+"""Pixels: WebP has no longer side."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Embedded:
 
 
 def embed(path: Path) -> Embedded | None:
-    """A PNG file for a page: as it is when small, otherwise as WebP of bounded width. None when it cannot be read."""
+    """A PNG file for a page: as it is when small, otherwise as WebP of bounded size. None when it cannot be read."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as opened:
@@ -32,11 +35,13 @@ def embed(path: Path) -> Embedded | None:
     width, height = picture.size
     kind = "png"
     if len(content) > PLAIN_BYTES or width > WIDEST:
-        scale = min(1.0, WIDEST / width)
+        scale = min(1.0, WIDEST / width, HIGHEST / height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         file = io.BytesIO()
-        (picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)).save(
-            file, "WEBP", quality=86, method=2
-        )
+        shown = picture if scale == 1.0 else picture.resize(size, Image.Resampling.LANCZOS)
+        try:
+            shown.save(file, "WEBP", quality=86, method=2)
+        except (OSError, ValueError):
+            return None
         kind, content, (width, height) = "webp", file.getvalue(), size
     return Embedded(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width, height)

@@ -222,7 +222,7 @@ def run_notes(run: RunRecord) -> list[str]:
 def command(run: RunRecord) -> str:
     """The line that repeats the run from where it was started."""
     out = _out(run)
-    config = shlex.quote(out.rstrip("/") + "/config.yaml")
+    config = shlex.quote(out + "/config.yaml")
     return f"pmae finetune {shlex.quote(task(run))} --config {config} --out {shlex.quote(out + '-again')}"
 
 
@@ -241,7 +241,7 @@ def _bar(share: float | None) -> float | None:
 
 
 def _out(run: RunRecord) -> str:
-    return str(run.config.get("out") or run.path.resolve().name)
+    return str(run.config.get("out") or run.path.resolve().name).rstrip("/")
 
 
 def _many(number: float, word: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from perceptual_mae.pretraining.health import LONG, health
 from perceptual_mae.report.panels import pretty
 from perceptual_mae.report.run_folder import RunRecord
-from perceptual_mae.report.words import UNKNOWN, compact, count, duration, is_number, number, percent
+from perceptual_mae.report.words import UNKNOWN, compact, count, duration, epochs, is_number, number, percent
 
 KNN_NOTE = (
     "k-NN of masked autoencoders is low by nature: their features are not made to lie in clusters. On ImageNet, MAE "
@@ -85,16 +85,19 @@ def course(run: RunRecord) -> str:
     if key is None:
         return "No training step has been logged yet."
     track = run.tracks[key]
-    epochs, seconds = run.latest("epoch"), run.latest("seconds")
-    extent = [_epochs(epochs)] if is_number(epochs) else []
+    epoch, seconds = run.latest("epoch"), run.latest("seconds")
+    extent = [epochs(epoch)] if is_number(epoch) else []
     extent += [duration(seconds)] if is_number(seconds) else []
     so_far = "So far it has taken" if status(run)[0] == "running" else "It took"
     first, final = track.values[0], track.latest[1]
     loss = f"the loss went from {number(first)} to {number(final)}"
     if not is_number(final):
-        loss = f"the loss, {number(first)} at first, was not finite at the last logged step"
+        before = f", {number(first)} at first," if is_number(first) else ""
+        loss = f"the loss{before} was not finite at the last logged step"
     elif len(track.values) == 1:
         loss = f"the loss is {number(final)}"
+    elif not is_number(first):
+        loss = f"the loss, not finite at the first logged step, is {number(final)}"
     took = f" ({', '.join(extent)})" if extent else ""
     steps = f"{count(last)} step" + ("" if last == 1 else "s")
     return f"{so_far} {steps}{took}, and {loss}."
@@ -153,17 +156,13 @@ def cost_facts(run: RunRecord) -> list[Fact]:
     if speed := typical_speed(run):
         found.append(Fact("Images a second", number(speed), plain(run.info.get("device") or "")))
     if is_number(seconds := run.latest("seconds")):
-        epochs = run.latest("epoch")
-        found.append(Fact("Training time", duration(seconds), _epochs(epochs) if is_number(epochs) else ""))
+        epoch = run.latest("epoch")
+        found.append(Fact("Training time", duration(seconds), epochs(epoch) if is_number(epoch) else ""))
     if is_number(parameters := run.section("model").get("parameters")):
         encoder = run.section("model").get("encoder_parameters")
         beside = f"encoder: {_short(encoder)}" if is_number(encoder) and encoder != parameters else ""
         found.append(Fact("Parameters", _short(parameters), beside))
     return found
-
-
-def _epochs(epochs: float) -> str:
-    return f"{epochs:.3g} epochs" if epochs < 1000 else f"{count(epochs)} epochs"
 
 
 def _short(parameters: float) -> str:
@@ -185,7 +184,8 @@ def typical_speed(run: RunRecord) -> float | None:
 
 def _from(run: RunRecord, key: str) -> str:
     track = run.tracks[key]
-    return f"from {number(track.values[0])} at step {count(track.steps[0])}" if len(track.values) > 1 else ""
+    known = len(track.values) > 1 and is_number(track.values[0])
+    return f"from {number(track.values[0])} at step {count(track.steps[0])}" if known else ""
 
 
 def chance(run: RunRecord) -> str:
@@ -196,8 +196,8 @@ def chance(run: RunRecord) -> str:
 
 def command(run: RunRecord) -> str:
     """The line that repeats the run from where it was started."""
-    out = str(run.config.get("out") or run.path.resolve().name)
-    return f"pmae pretrain --config {shlex.quote(out.rstrip('/') + '/config.yaml')} --out {shlex.quote(out + '-again')}"
+    out = str(run.config.get("out") or run.path.resolve().name).rstrip("/")
+    return f"pmae pretrain --config {shlex.quote(out + '/config.yaml')} --out {shlex.quote(out + '-again')}"
 
 
 def model_rows(run: RunRecord) -> list[tuple[str, str]]:
@@ -242,12 +242,12 @@ def data_rows(run: RunRecord) -> list[tuple[str, str]]:
 def machine_rows(run: RunRecord) -> list[tuple[str, str]]:
     """Speed, machine and versions."""
     info, config = run.info, run.config
-    seconds, epochs = run.latest("seconds"), run.latest("epoch")
+    seconds, epoch = run.latest("seconds"), run.latest("epoch")
     speed = typical_speed(run)
     gflop = run.section("model").get("gflop_per_image")
     rows = [
         ("Images a second", number(speed) + (" (median)" if speed else "")),
-        ("An epoch", duration(seconds / epochs) if is_number(seconds) and is_number(epochs) and epochs else UNKNOWN),
+        ("An epoch", duration(seconds / epoch) if is_number(seconds) and is_number(epoch) and epoch else UNKNOWN),
         ("Forward passes", f"{number(speed * gflop)} GFLOP/s" if speed and is_number(gflop) else UNKNOWN),
         ("Device", plain(info.get("device"))),
         ("Processes", count(info.get("processes"))),

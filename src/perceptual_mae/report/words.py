@@ -48,6 +48,14 @@ def percent(fraction: Any) -> str:
     return f"{fraction * 100:.3g} %" if is_number(fraction) else UNKNOWN
 
 
+def epochs(value: Any) -> str:
+    """1 epoch, 0.25 epochs, 1,600 epochs."""
+    if not is_number(value):
+        return UNKNOWN
+    text = f"{value:.3g}" if value < 999.5 else count(value)
+    return f"{text} {'epoch' if text == '1' else 'epochs'}"
+
+
 def duration(seconds: Any) -> str:
     """12 s, 4 min 12 s, 3 h 05 min, 2 d 4 h."""
     if not is_number(seconds) or seconds < 0:
