@@ -12,7 +12,7 @@ from PIL import Image
 from test_evaluation import config_of, content
 
 from perceptual_mae.errors import UsageError
-from perceptual_mae.measure.evaluation import evaluate
+from perceptual_mae.measure.evaluation import evaluate, results_folder
 from perceptual_mae.measure.subject import open_subject
 from perceptual_mae.pretraining import build
 from perceptual_mae.training.checkpoint import newest
@@ -63,6 +63,8 @@ def test_the_checkpoint_is_read_once(run: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_a_run_below_the_home_folder(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(run.parent))
-    subject = open_subject(config_of(Path("~") / run.name, tmp_path))
+    config = config_of(Path("~") / run.name, tmp_path)
+    assert results_folder(replace(config, out=None)) == run / "evaluation"
+    subject = open_subject(config)
     assert subject.run is not None
     assert subject.autoencoder is not None

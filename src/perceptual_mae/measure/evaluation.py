@@ -90,8 +90,8 @@ def results_folder(config: EvaluateConfig) -> Path:
     """
     if config.out is not None:
         folder = user_path(config.out)
-    elif is_run(config.encoder):
-        folder = Path(config.encoder) / "evaluation"
+    elif is_run(user_path(config.encoder)):
+        folder = user_path(config.encoder) / "evaluation"
     else:
         folder = Path("evaluation") / re.sub(r"[^\w.-]+", "-", config.encoder).strip("-.")[-100:]
     if folder.exists() and not folder.is_dir():
@@ -147,7 +147,12 @@ def draw(content: dict[str, Any], subject: Subject, images: Images, config: Eval
     model = subject.autoencoder
     if model is not None and "reconstruction" in config.parts:
         some, names = fixed_images(
-            images.test, PICTURED, image_size=model.image_size, channels=model.in_channels, seed=config.seed
+            images.test,
+            PICTURED,
+            image_size=model.image_size,
+            channels=model.in_channels,
+            max_pixels=subject.max_pixels,
+            seed=config.seed,
         )
         seen = look(model, some, mask_ratio(config, subject), config.seed)
         figure = reconstruction_grid(seen.originals, seen.masks, seen.reconstructions, seen.pasted, captions=names)
