@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perceptual_mae.estimate.account import accounting
 from perceptual_mae.estimate.cost import StepCost, count, cycle_of, kinds_of, micro_batch, patience_of
+from perceptual_mae.estimate.machine import Machine, memory
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.cost import count_parameters, training_gflop
@@ -108,6 +109,12 @@ def test_moments_and_checkpoints(costs: dict[str, StepCost]) -> None:
         for name, weights in cost.weights.items():
             assert 2 * weights <= cost.moments[name] <= 2 * weights + 5000, "two moments, and a step for each tensor"
         assert cost.saved >= 3 * cost.gradients
+
+
+def test_micro_batches_wait_with_8_bits_a_pixel(costs: dict[str, StepCost]) -> None:
+    machine = Machine("", rate=1.0, share=(1.0, 1.0))
+    one, four = (memory(costs["mse"], machine, "ddp", images=8, pieces=pieces) for pieces in (1, 4))
+    assert four - one == 3 * 8 * (3 * 32 * 32 + 16 * 4 + 8)  # of each the image, its mask's numbers, and a seed
 
 
 def test_the_size_of_a_checkpoint(costs: dict[str, StepCost], make_config: Any) -> None:

@@ -55,7 +55,7 @@ class StepCost:
         moments: bytes of the optimisers' moments, by network.
         saved: bytes of a checkpoint.
         block: bytes of the weights that a generator which is cut over GPUs puts together at a time.
-        image: bytes of an image on the device, with its random numbers.
+        image: bytes of an image on the device as it waits for its turn, 8 bits a pixel, with its random numbers.
     """
 
     flop: Line
@@ -113,7 +113,8 @@ def count(config: PretrainConfig, precision: str) -> StepCost:
         block = 2 * max(_bytes(part.parameters()) for part in parts) + (
             weights[GENERATOR] - sum(_bytes(part.parameters()) for part in parts)
         )
-        image = _bytes(vars(micro_batch(config, cast, 1)).values())
+        waiting = micro_batch(config, cast, 1)
+        image = _bytes(vars(replace(waiting, images=waiting.images.to(torch.uint8))).values())
 
     def mean(images: int) -> Counted:
         """Over the kinds of steps, and over epochs in which the patient terms act and those in which they do not."""

@@ -74,9 +74,9 @@ def memory(cost: "StepCost", machine: Machine, sharding: Sharding, images: int, 
         machine: where.
         sharding: how several GPUs hold the generator.
         images: in a micro-batch.
-        pieces: micro-batches in a step, all of which are on the device.
+        pieces: micro-batches in a step, all of which are on the device; one at a time is turned into floats.
     """
-    held = machine.taken + cost.peak(images) + (pieces - 1) * images * cost.image
+    held = machine.taken + cost.peak(images) + pieces * images * cost.image
     if machine.gpus == 1:
         return held
     generator = cost.weights[GENERATOR]
