@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from perceptual_mae.data import eval_batches, open_source, to_float
@@ -110,8 +112,13 @@ def test_parts_of_other_images_or_of_an_earlier_encoder_do_not_stay(
     for name in ("left", "right"):
         shutil.copytree(labelled / name, two / name)
     other = replace(config, data=str(two), parts=("reconstruction",))
-    found = content(evaluate(other))  # three classes were told apart before, and here there are two
+    console = Console(file=StringIO(), width=300)
+    found = content(evaluate(other, console))  # three classes were told apart before, and here there are two
     assert list(found["parts"]) == ["reconstruction"]
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "knn/mean, linear/mean, reconstruction in " in told
+    assert "are of other images or weights: they go to results-before.json; --out FOLDER keeps both" in told
+    assert json.loads((tmp_path / "out" / "results-before.json").read_text(encoding="utf-8")) == again
     assert "**linear/mean**" not in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").glob("confusion-*.png"))
     assert (tmp_path / "out" / "reconstructions.png").is_file()

@@ -24,7 +24,7 @@ from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.evaluation.scores import NothingToClassify
 from perceptual_mae.files import alone
 from perceptual_mae.measure.parts import Measurements, mask_ratio
-from perceptual_mae.measure.results import Results, picture_of
+from perceptual_mae.measure.results import BEFORE, Results, picture_of
 from perceptual_mae.measure.subject import Images, Subject, count_parameters, open_images, open_subject
 from perceptual_mae.measure.telling import telling
 from perceptual_mae.paths import user_path
@@ -68,6 +68,10 @@ def evaluate(config: EvaluateConfig, console: Console | None = None, *, val_data
         results.begin(describe(config, subject, images), missing(config, subject, images), measurements)
         for line in (f"{subject.encoder.name}: {subject.matched}", *results.content["notes"]):
             console.print(line, highlight=False, markup=False)
+        if results.let_go:
+            names = ", ".join(sorted(results.let_go))
+            said = f"{names} in {folder} are of other images or weights: they go to {BEFORE}; --out FOLDER keeps both"
+            console.print(said, highlight=False, markup=False)
         for part in measurements:
             if results.has(part):
                 continue

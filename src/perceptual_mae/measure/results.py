@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.parts import VERSION, Measurements, Part
 from perceptual_mae.report.evaluation import markdown
 
+BEFORE = "results-before.json"
+"""Where numbers go that others take the place of: they may have taken hours."""
+
 
 @dataclass
 class Results:
@@ -22,12 +25,14 @@ class Results:
     Attributes:
         folder: where it is, with `results.md` and pictures.
         content: of the file.
-        let_go: parts whose pictures go when it is written.
+        let_go: parts that are of other images or weights: they and their pictures go when it is written.
+        before: what the file held with them, which is then put beside it.
     """
 
     folder: Path
     content: dict[str, Any]
     let_go: Set[str] = frozenset()
+    before: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> "Results":
@@ -59,6 +64,7 @@ class Results:
             if right and (whole := _restored(described, name, entry | {"depends": depends})):
                 parts[name] = whole
         self.let_go = old.keys() - parts.keys()
+        self.before = self.content if self.let_go else {}
         self.content = described | {"notes": notes, "parts": parts}
 
     def has(self, part: Part) -> bool:
@@ -84,6 +90,9 @@ class Results:
 
     def write(self) -> None:
         """Everything so far; no picture stays of what is not in it."""
+        if self.before:
+            write_json(self.folder / BEFORE, self.before)
+            self.before = {}
         for name in self.let_go:
             with suppress(OSError, ValueError):  # the name is from a file, which may be damaged
                 (self.folder / picture_of(name)).unlink(missing_ok=True)
