@@ -17,7 +17,12 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
     # more steps in the same images; the paper has 16 images in a step. With 64: MAE's rate in proportion and by the
     # square root, and the start's by the square root
     "batch": {
-        "mse": ("batch_size=64&lr=3.75e-5", "batch_size=64&lr=3e-4", "batch_size=64&lr=7.5e-4"),
+        "mse": (
+            "batch_size=64&lr=3.75e-5",
+            "batch_size=64&lr=3e-4",
+            "batch_size=64&lr=7.5e-4",
+            "batch_size=16&lr=3.75e-4",
+        ),
         START: ("batch_size=64&lr=7.5e-4", "batch_size=16&lr=3.75e-4"),
     },
     "mask ratio": {
