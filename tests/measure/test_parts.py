@@ -11,9 +11,12 @@ import yaml
 from PIL import Image
 from test_evaluation import config_of, content
 
+from perceptual_mae.data import Source
 from perceptual_mae.errors import UsageError
+from perceptual_mae.measure import parts
 from perceptual_mae.measure.evaluation import evaluate, results_folder
-from perceptual_mae.measure.subject import open_subject
+from perceptual_mae.measure.parts import Measurements
+from perceptual_mae.measure.subject import open_images, open_subject
 from perceptual_mae.pretraining import build
 from perceptual_mae.training.checkpoint import newest
 
@@ -68,3 +71,17 @@ def test_a_run_below_the_home_folder(run: Path, tmp_path: Path, monkeypatch: pyt
     subject = open_subject(config)
     assert subject.run is not None
     assert subject.autoencoder is not None
+
+
+def test_images_to_learn_from_are_not_looked_at_where_nothing_is_learnt(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their digest asks for a hundred thousand files, which may lie on a slow disk."""
+    config = config_of(run, tmp_path, parts=("reconstruction",))
+    subject = open_subject(config)
+    images = open_images(config, subject)
+    looked: list[Source] = []
+    monkeypatch.setattr(parts, "images_digest", lambda source: looked.append(source) or "digest")
+    for part in Measurements(config, subject, images, tmp_path, lambda *_: None):
+        assert part.depends["test"] == "digest"
+    assert looked == [images.test]

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--batch-size {settings.batch_size}: must be at least 1")
     check_workers(settings.workers)
 
-    from perceptual_mae.data import MAX_PIXELS, choose_workers
+    from perceptual_mae.data import choose_workers
     from perceptual_mae.data.joined import open_splits
     from perceptual_mae.data.stream import cores
     from perceptual_mae.encoders.open import open_whole
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
         keep_freed_memory()
     console = messages(quiet=rank != 0)
     opened = open_whole(settings.encoder, settings.image_size, device)
-    encoder, run = opened.encoder, opened.run
+    encoder = opened.encoder
     console.print(opened.matched, highlight=False, markup=False)
     source = open_splits(settings.data, settings.split, channels=encoder.in_channels)
     with counting(console) as progress:
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
             block=settings.block,
             batch_size=settings.batch_size,
             workers=workers,
-            max_pixels=MAX_PIXELS if run is None else run.config.loader.max_pixels,
+            max_pixels=opened.max_pixels,
             rank=rank,
             world_size=world_size,
             progress=progress,

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from perceptual_mae import weight_files
+from perceptual_mae.data import MAX_PIXELS
 from perceptual_mae.encoders import timm_model
 from perceptual_mae.encoders.fit import Side, SizeError, check_multiple, no_random_numbers, pair
 from perceptual_mae.encoders.stated import PIXELS, stated
@@ -45,6 +46,11 @@ class Opened:
     run: RunFolder | None = None
     autoencoder: MaskedAutoencoder | None = None
     step: int | None = None
+
+    @property
+    def max_pixels(self) -> int:
+        """Larger images are skipped unread: those of the run that were never trained on."""
+        return self.run.config.loader.max_pixels if self.run is not None else MAX_PIXELS
 
 
 def load_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> Encoder:

@@ -18,6 +18,7 @@ from rich.text import Text
 from perceptual_mae import __version__
 from perceptual_mae.credentials import without_credentials
 from perceptual_mae.data import fixed_images
+from perceptual_mae.encoders.open import Opened
 from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.evaluation.reconstruction import look
@@ -25,7 +26,7 @@ from perceptual_mae.evaluation.scores import NothingToClassify
 from perceptual_mae.files import alone
 from perceptual_mae.measure.parts import Measurements, mask_ratio
 from perceptual_mae.measure.results import BEFORE, Results, picture_of
-from perceptual_mae.measure.subject import Images, Subject, count_parameters, open_images, open_subject
+from perceptual_mae.measure.subject import Images, count_parameters, open_images, open_subject
 from perceptual_mae.measure.telling import telling
 from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.folder import is_run
@@ -94,8 +95,8 @@ def results_folder(config: EvaluateConfig) -> Path:
     """
     if config.out is not None:
         folder = user_path(config.out)
-    elif is_run(user_path(config.encoder)):
-        folder = user_path(config.encoder) / "evaluation"
+    elif is_run(run := user_path(config.encoder)):
+        folder = run / "evaluation"
     else:
         folder = Path("evaluation") / re.sub(r"[^\w.-]+", "-", config.encoder).strip("-.")[-100:]
     if folder.exists() and not folder.is_dir():
@@ -112,7 +113,7 @@ def table(folder: Path) -> Table:
     return shown
 
 
-def describe(config: EvaluateConfig, subject: Subject, images: Images) -> dict[str, Any]:
+def describe(config: EvaluateConfig, subject: Opened, images: Images) -> dict[str, Any]:
     """What was measured, for the reader of the numbers."""
     encoder, run = subject.encoder, subject.run
     return {
@@ -138,7 +139,7 @@ def describe(config: EvaluateConfig, subject: Subject, images: Images) -> dict[s
     }
 
 
-def missing(config: EvaluateConfig, subject: Subject, images: Images) -> list[str]:
+def missing(config: EvaluateConfig, subject: Opened, images: Images) -> list[str]:
     """What is not measured although it was asked for, and why."""
     notes = list(images.notes) if {"knn", "linear"} & set(config.parts) else []
     if "reconstruction" in config.parts and subject.autoencoder is None:
@@ -146,7 +147,7 @@ def missing(config: EvaluateConfig, subject: Subject, images: Images) -> list[st
     return notes
 
 
-def draw(content: dict[str, Any], subject: Subject, images: Images, config: EvaluateConfig, folder: Path) -> None:
+def draw(content: dict[str, Any], subject: Opened, images: Images, config: EvaluateConfig, folder: Path) -> None:
     """Pictures beside the numbers: what the model makes of masked images, and who is taken for whom."""
     model = subject.autoencoder
     if model is not None and "reconstruction" in config.parts:

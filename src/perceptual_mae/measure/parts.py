@@ -8,6 +8,7 @@ from typing import Any
 
 from perceptual_mae.data import MAX_PIXELS, Source, choose_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
+from perceptual_mae.encoders.open import Opened
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig, Pool
 from perceptual_mae.evaluation.feature_cache import default_cache, images_digest, weights_digest
@@ -18,7 +19,7 @@ from perceptual_mae.evaluation.linear_probe import cached_probe
 from perceptual_mae.evaluation.mae_probe import mae_probe
 from perceptual_mae.evaluation.probe_config import LinearProbeConfig, MaeProbeConfig
 from perceptual_mae.evaluation.reconstruction_metrics import measure_reconstructions
-from perceptual_mae.measure.subject import Images, Subject
+from perceptual_mae.measure.subject import Images
 from perceptual_mae.measure.telling import Tell
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.paths import user_path
@@ -63,7 +64,7 @@ class Measurements:
     """
 
     config: EvaluateConfig
-    subject: Subject
+    subject: Opened
     images: Images
     folder: Path
     tell: Tell
@@ -86,15 +87,24 @@ class Measurements:
                 yield probe(self.images.train, pool)
 
     @cached_property
-    def digests(self) -> dict[str, str | None]:
-        """Of the encoder and of the images, by the names that parts have for them; everything is read for it, once."""
-        weights, train = weights_digest(self.subject.encoder), self.images.train
-        images = {"train": None if train is None else images_digest(train), "test": images_digest(self.images.test)}
-        return {"model": weights, "weights": weights, **images}
+    def weights(self) -> str:
+        """Digest of the encoder."""
+        return weights_digest(self.subject.encoder)
+
+    @cached_property
+    def train(self) -> str | None:
+        """Digest of the images that are learnt from: they are looked at only for a part that does."""
+        return None if self.images.train is None else images_digest(self.images.train)
+
+    @cached_property
+    def test(self) -> str:
+        """Digest of the images that are measured on."""
+        return images_digest(self.images.test)
 
     def are_of(self, depends: Mapping[str, Any]) -> bool:
         """Whether a part that depends on this is of the same encoder and images, however it was measured."""
-        return all(depends[name] == digest for name, digest in self.digests.items() if name in depends)
+        names = {"model": "weights", "weights": "weights", "train": "train", "test": "test"}
+        return all(depends[name] == getattr(self, own) for name, own in names.items() if name in depends)
 
     # -- reconstruction ------------------------------------------------------------------------------------------------
 
@@ -132,8 +142,8 @@ class Measurements:
             f"{ratio:.0%} of the patches removed, the same ones for every model; central crops of {self.images.split}; "
             f"PSNR in dB, the mean over images; SSIM with an 11 x 11 Gaussian window{distances}",
             {
-                "model": self.digests["model"],
-                "test": self.digests["test"],
+                "model": self.weights,
+                "test": self.test,
                 "mask_ratio": ratio,
                 "seed": config.seed,
                 "distances": [*map(weights_digest, encoders), *names],
@@ -219,7 +229,7 @@ class Measurements:
     @property
     def common(self) -> dict[str, Any]:
         """What every classification depends on."""
-        digests = {name: self.digests[name] for name in ("weights", "train", "test")}
+        digests = {"weights": self.weights, "train": self.train, "test": self.test}
         return digests | {"block": self.config.block, "seed": self.config.seed} | self.limit
 
     @property
@@ -265,7 +275,7 @@ class Measurements:
         return choose_workers(self.config.workers, self.device == "cuda")
 
 
-def mask_ratio(config: EvaluateConfig, subject: Subject) -> float:
+def mask_ratio(config: EvaluateConfig, subject: Opened) -> float:
     """Share of patches removed: what was asked for, or what the run was trained with."""
     if config.mask_ratio is not None:
         return config.mask_ratio

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from perceptual_mae.data import (
-    MAX_PIXELS,
     Source,
     StreamSettings,
     first_readable,
@@ -14,40 +13,15 @@ from perceptual_mae.data import (
     open_validation_or_all,
 )
 from perceptual_mae.data.subset import Relabelled, held_out, sample
-from perceptual_mae.encoders.open import open_whole
+from perceptual_mae.encoders.open import Opened, open_whole
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.export.story import data_name
-from perceptual_mae.models import MaskedAutoencoder
-from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.models.positions import sincos_2d
-from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.training.device import choose_device
 
 HELD_OUT = 0.2
 """Share of the images that are tested on where the data has no split for it."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An encoder, and what else is known of it.
-
-    Attributes:
-        encoder: on the device.
-        matched: which of its weights came from where, in words.
-        run: the run that trained it, if one did.
-        autoencoder: the whole model of that run, with its decoder.
-    """
-
-    encoder: Encoder
-    matched: str
-    run: RunFolder | None = None
-    autoencoder: MaskedAutoencoder | None = None
-
-    @property
-    def max_pixels(self) -> int:
-        """Larger images are skipped unread: those of the run that were never trained on."""
-        return self.run.config.loader.max_pixels if self.run is not None else MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -69,19 +43,20 @@ class Images:
     notes: list[str] = field(default_factory=list)
 
 
-def open_subject(config: EvaluateConfig) -> Subject:
-    """Open the encoder that an evaluation names.
+def open_subject(config: EvaluateConfig) -> Opened:
+    """Open the encoder that an evaluation names; the whole model of a run is on its device, too.
 
     Raises:
         UsageError, PmaeError: it cannot be had; one line says why.
     """
     device = choose_device(config.device)
     opened = open_whole(config.encoder, config.image_size, device)
-    model = None if opened.autoencoder is None else opened.autoencoder.to(device)
-    return Subject(opened.encoder, opened.matched, opened.run, model)
+    if opened.autoencoder is not None:
+        opened.autoencoder.to(device)
+    return opened
 
 
-def count_parameters(subject: Subject) -> int:
+def count_parameters(subject: Opened) -> int:
     """Parameters of the encoder, as training counts them: a fixed position embedding is computed and not learnt."""
     network, grid = subject.encoder.network, subject.encoder.grid
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -99,7 +74,7 @@ def _is_fixed(positions: torch.Tensor, grid: tuple[int, int]) -> bool:
     return torch.allclose(positions.float().cpu(), sincos_2d(width, grid), atol=1e-3)
 
 
-def open_images(config: EvaluateConfig, subject: Subject, val_data: str | None = None) -> Images:
+def open_images(config: EvaluateConfig, subject: Opened, val_data: str | None = None) -> Images:
     """Open the images that an evaluation names, or those of the run.
 
     Args:
