@@ -161,7 +161,8 @@ def test_splits(tmp_path):
     ("train", "validation", "classes"),
     [("abc", "ac", ["a", "b", "c"]), ("bc", "abc", ["b", "c", "a"]), ("abc", "ab", ["a", "b", "c"])],
 )
-def test_both_splits_number_their_classes_alike(tmp_path, train, validation, classes):
+@pytest.mark.parametrize("written", [("all",), ("train", "validation")])
+def test_both_splits_number_their_classes_alike(tmp_path, train, validation, classes, written):
     name_of = {}
     for split, names in (("train", train), ("val", validation)):
         for name in names:
@@ -169,14 +170,15 @@ def test_both_splits_number_their_classes_alike(tmp_path, train, validation, cla
             file.parent.mkdir(parents=True)
             file.write_bytes(jpeg(len(name_of)))
             name_of[jpeg(len(name_of))] = name
-    shard(tmp_path / "photos", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "index.json").read_text())["classes"] == classes
-    found = {(file, name): data for file, name, data in members(tmp_path / "out")}
+    for split in written:
+        shard(tmp_path / "photos", tmp_path / split, split=split)
+        assert json.loads((tmp_path / split / "index.json").read_text())["classes"] == classes
+    found = {(file, name): data for split in written for file, name, data in members(tmp_path / split)}
     images = {key: data for key, data in found.items() if key[1].endswith(".jpg")}
     assert len(images) == len(name_of)
     for (file, name), data in images.items():
         assert classes[int(found[file, name.replace("jpg", "cls")])] == name_of[data]
-    assert shard(tmp_path / "photos", tmp_path / "out").made == 0
+    assert all(shard(tmp_path / "photos", tmp_path / split, split=split).made == 0 for split in written)
 
 
 def test_a_split_whose_numbers_stay_is_the_same_data(tmp_path):

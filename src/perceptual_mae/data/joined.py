@@ -20,7 +20,8 @@ class Joined:
         self._names, self._parts = list(parts), list(parts.values())
         self._starts = [0, *accumulate(len(part) for part in self._parts)]
         self.classes = all_classes(self._parts)
-        self._labels = [[self.classes.index(label) for label in part.classes] for part in self._parts]
+        number = {label: at for at, label in enumerate(self.classes)}
+        self._labels = [[number[label] for label in part.classes] for part in self._parts]
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -98,7 +98,7 @@ def write_shards(
         UsageError: no such data or split; a folder that holds something else.
         PmaeError: what cannot be read or written.
     """
-    sources = _open(spec, split, settings.channels)
+    sources, classes = _open(spec, split, settings.channels)
     parts = {name: ShardMaker.of(source, name, out, settings) for name, source in sources.items()}
     plan = _plan(parts, settings)
     _claim(out, plan)
@@ -120,7 +120,7 @@ def write_shards(
     if skipped:
         write_text(out / "skipped.txt", "".join(skipped))
     entries = [record.entry for record in records if record.nsamples]
-    write_json(out / NAME, index_of(entries, classes=list(all_classes(sources.values())), made=plan))
+    write_json(out / NAME, index_of(entries, classes=list(classes), made=plan))
     remove_notes(out / record.url for record in records)
     (out / _PLAN).unlink(missing_ok=True)
     return Sharded(images, len(entries), len(skipped), made)
@@ -181,19 +181,22 @@ class ShardMaker:
         return record, True
 
 
-def _open(spec: str, split: str, channels: int) -> dict[str, Source]:
-    """The splits, their classes numbered alike: of a class a shard has nothing but its number.
+def _open(spec: str, split: str, channels: int) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """The splits to write, and the classes of the whole data by number: of a class a shard has nothing but its number.
 
+    The classes of a split that is not written count, too: another call may write it, for the same classifier.
     A split whose classes have these numbers anyway stays itself, so that shards of an earlier call are recognised.
     """
-    sources = parts_of(spec, split, channels=channels)
-    if not sources:
+    found = parts_of(spec, channels=channels)
+    wanted = {name: source for name, source in found.items() if split in (name, "all")}
+    if not wanted:
         raise UsageError(f"{shown_spec(spec)}: it has no {split} images")
-    classes = all_classes(sources.values())
-    return {
+    classes = all_classes(found.values())
+    numbered = {
         name: source if source.classes == classes[: len(source.classes)] else Relabelled(source, classes)
-        for name, source in sources.items()
+        for name, source in wanted.items()
     }
+    return numbered, classes
 
 
 def _fitting(source: Source, order: np.ndarray, settings: ShardSettings) -> int:

@@ -33,7 +33,8 @@ class Relabelled:
 
     def __init__(self, source: Source, classes: tuple[str, ...]) -> None:
         self.source, self.name, self.classes = source, source.name, classes
-        self._label = [classes.index(name) if name in classes else -1 for name in source.classes]
+        number = {name: at for at, name in enumerate(classes)}
+        self._label = [number.get(name, -1) for name in source.classes]
 
     def __len__(self) -> int:
         return len(self.source)
