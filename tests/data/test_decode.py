@@ -11,7 +11,7 @@ import torch
 from odd_files import broken_files, encode, good_files, jpeg_claiming, photograph, png_claiming, with_orientation
 from PIL import Image, ImageOps
 
-from perceptual_mae.data import BrokenImage, decode
+from perceptual_mae.data import BrokenImage, arrays, decode, pictures
 from perceptual_mae.data.channels import to_channels
 from perceptual_mae.data.jpeg import read_header
 
@@ -242,6 +242,13 @@ def test_what_does_not_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setitem(decode.__globals__, "decode_jpeg", too_much)
     with pytest.raises(BrokenImage, match="not enough memory"):
         decode(GOOD["rgb.jpg"])
+    monkeypatch.setattr(pictures, "_convert", too_much)
+    with pytest.raises(BrokenImage, match="not enough memory"):
+        decode(GOOD["rgb.png"])
+    monkeypatch.setattr(arrays, "to_uint8", too_much)
+    np.save(file := io.BytesIO(), np.zeros((6, 9, 9), np.uint8))
+    with pytest.raises(BrokenImage, match="not enough memory"):
+        decode(file.getvalue(), 6)
 
 
 def test_paths(tmp_path):

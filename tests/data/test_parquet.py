@@ -52,6 +52,15 @@ def test_parquet_labels(tmp_path, labels, classes, expected):
     assert labels_of(source) == expected
 
 
+def test_a_parquet_file_without_rows_is_passed_over(tmp_path):
+    empty = pa.table({"image": pa.array([], pa.binary())})
+    pq.write_table(empty, tmp_path / "part-0.parquet")
+    with pytest.raises(UsageError, match="there is no row in the parquet files of the train split"):
+        open_source(str(tmp_path))
+    write_parquet(tmp_path / "part-1.parquet", [JPEG, PNG])
+    assert len(open_source(str(tmp_path))) == 2
+
+
 def test_parquet_folder_with_splits(tmp_path):
     write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", [JPEG] * 2)
     write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", [PNG] * 3)

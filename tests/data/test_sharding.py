@@ -192,6 +192,29 @@ def test_a_split_whose_numbers_stay_is_the_same_data(tmp_path):
         assert made[split]["data"] == open_source(str(tmp_path / "photos"), split).fingerprint()
 
 
+def test_a_split_is_written_whatever_the_other_is(tmp_path):
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "photos" / "val" / name).mkdir(parents=True)
+        (tmp_path / "photos" / "val" / name / "1.jpg").write_bytes(jpeg(1))
+    shard(tmp_path / "photos", tmp_path / "out", split="validation")
+    assert json.loads((tmp_path / "out" / "index.json").read_text())["classes"] == ["a", "b"]
+
+
+def test_no_shard_is_left_whose_images_are_all_broken(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        (tmp_path / "photos" / f"{number:02d}.jpg").write_bytes(jpeg(number) if number < 8 else b"\xff\xd8\xff")
+    out = tmp_path / "out"
+    done = shard(tmp_path / "photos", out, samples=1)
+    assert (done.images, done.shards, done.made) == (8, 8, 8)
+    assert len(list(out.glob("*.tar"))) == 8
+    assert len(open_source(f"wds:{out}")) == 8
+    before = digests(out)
+    assert shard(tmp_path / "photos", out, samples=1).made == 0
+    assert digests(out) == before
+
+
 def test_the_size_of_a_shard(tmp_path, photos):
     shard(photos, tmp_path / "out", shard_size=0.02)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "out").glob("*.tar"))[:-1]]

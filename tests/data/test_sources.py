@@ -75,8 +75,14 @@ def test_an_empty_folder_is_no_validation_split(tmp_path, empty, validation):
 def test_an_empty_training_folder_is_said(tmp_path):
     write(tmp_path, "val/x/1.jpg")
     (tmp_path / "train").mkdir()
-    with pytest.raises(UsageError, match="is empty"):
+    with pytest.raises(UsageError, match=r"/train is empty"):
         open_source(str(tmp_path))
+
+
+def test_a_validation_folder_of_files_that_cannot_be_read_is_said(tmp_path):
+    write(tmp_path, "train/x/1.jpg", "train/y/2.jpg", "val/x/3.heic", "test/x/4.jpg")
+    with pytest.raises(UsageError, match=r"/val holds no image \(files there: 1 \.heic\)"):
+        open_source(str(tmp_path), "validation")
 
 
 def test_a_link_that_may_not_be_entered_hides_no_split(tmp_path, refused):

@@ -1,5 +1,6 @@
 """The cache of a stream: what is fetched ahead, what makes room, and several processes at it."""
 
+import errno
 import multiprocessing
 import os
 import tarfile
@@ -16,7 +17,7 @@ from perceptual_mae.data import (
     decode,
     views,
 )
-from perceptual_mae.data.streaming import units
+from perceptual_mae.data.streaming import cache, units
 from perceptual_mae.data.streaming.cache import Cache
 from perceptual_mae.data.views import first_readable
 from perceptual_mae.errors import PmaeError
@@ -50,6 +51,15 @@ def test_pieces_of_a_process_let_go_of_nothing_they_share(tmp_path, quick, monke
     # Both threads may open a unit at the same time, and the ends of a lane are needed twice; no more than that.
     assert opens.total() < 2 * 40
     assert max(opens.values()) <= 3
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(cache.fcntl, "flock", no_locks)
+    with pytest.raises(PmaeError, match=r"--loader.cache .*cannot lock files \(no locks available\): name a folder"):
+        Cache(tmp_path, 1000)
 
 
 def test_what_failed_ahead_of_time_may_be_there_in_time(tmp_path, quick, monkeypatch):

@@ -73,6 +73,15 @@ def test_shards_whose_samples_are_alike_stay_as_they_are_cached(tmp_path, monkey
     assert len(open_source(f"wds:{tmp_path}")) == 7
 
 
+@pytest.mark.parametrize("empty", [0, 1])
+def test_an_empty_shard_is_passed_over(tmp_path, empty):
+    write_shard(tmp_path / f"{empty}.tar", [])
+    with pytest.raises(UsageError, match="the shards of the train split are empty"):
+        open_source(f"wds:{tmp_path}")
+    write_shard(tmp_path / f"{1 - empty}.tar", [{"jpg": JPEG, "cls": b"1"}] * 3)
+    assert labels_of(open_source(f"wds:{tmp_path}")) == [1, 1, 1]
+
+
 def test_wrong_shards(tmp_path):
     write_shard(tmp_path / "b-0.tar", [{"png": PNG}])
     with pytest.raises(UsageError, match=r"there is no file .*/b-1\.tar"):

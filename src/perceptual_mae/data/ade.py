@@ -276,6 +276,8 @@ def _decode_mask(path: Path, title: str, max_pixels: int) -> Tensor:
             values = np.array(image) if len(bands) == 1 else None
     except BrokenImage as broken:
         raise BrokenImage(f"its mask {title}: {broken}") from None
+    except MemoryError:
+        raise BrokenImage(f"its mask {title}: there is not enough memory for it") from None
     except Exception as error:  # damage surfaces from Pillow as anything
         raise BrokenImage(f"its mask {title} is no PNG that can be read ({' '.join(str(error).split())})") from None
     if values is None:

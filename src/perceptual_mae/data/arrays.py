@@ -42,7 +42,7 @@ def decode_array(data: bytes, channels: int, max_pixels: int) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on a header that is read all the same
             array = read(data, channels, max_pixels)
-    except BrokenImage:
+    except (BrokenImage, MemoryError):
         raise
     except Exception as error:  # damage surfaces as anything
         raise BrokenImage(f"damaged: {' '.join(str(error).split())}") from None

@@ -69,7 +69,7 @@ def open_folder(spec: str, root: Path, split: str, suffixes: frozenset[str] = SU
     folder = parts.get(split, root)
     paths = sorted(os.fsencode(path) for path in find_files(folder, suffixes))
     if not paths:
-        raise UsageError(_nothing_found(spec, folder))
+        raise UsageError(_nothing_found(spec if folder == root else printable(str(folder)), folder))
     return FolderSource(spec, folder, paths)
 
 
@@ -115,7 +115,7 @@ def _find_splits(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """The split folders in `root` or `root/images`, by split; empty where the sub-folders are something else.
 
     A folder called `train` might also be a class (beside `bus`): it is a split where there is a `val` as well, or where
-    no other folder holds images. An empty `val` is passed over, but not an empty `train`: nobody would notice.
+    no other folder holds images. A `val` without files is passed over, but not such a `train`: nobody would notice.
     """
     for folder in (root, root / "images"):
         inside = _folders(folder)
@@ -123,10 +123,10 @@ def _find_splits(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
         if train is None:
             continue
         others = list(_called(inside, _VALIDATION))
-        validation = next((path for path in others if _has_image(path, suffixes)), None)
+        validation = next((path for path in others if _has_file(path, None)), None)
         if validation is not None:
             return {"train": train, "validation": validation}
-        if others or not any(_has_image(other, suffixes) for other in inside if other != train):
+        if others or not any(_has_file(other, suffixes) for other in inside if other != train):
             return {"train": train}
     return {}
 
@@ -146,11 +146,12 @@ def _called(folders: list[Path], names: tuple[str, ...]) -> Iterator[Path]:
         yield from sorted(matching, key=lambda path: path.name, reverse=True)
 
 
-def _has_image(folder: Path, suffixes: frozenset[str]) -> bool:
+def _has_file(folder: Path, suffixes: frozenset[str] | None) -> bool:
     return next(find_files(folder, suffixes), None) is not None
 
 
 def _nothing_found(spec: str, folder: Path) -> str:
+    """Why there is no image in a folder, which the user calls `spec`."""
     if not os.access(folder, os.R_OK | os.X_OK):
         raise PmaeError(f"{spec} may not be read: change its permissions")
     suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in find_files(folder, None))

@@ -32,6 +32,14 @@ def _has_images(file: Path) -> bool:
     return any(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) for kind in kinds)
 
 
+def _has_rows(file: Path) -> bool:
+    try:
+        with open(file, "rb") as opened:
+            return pyarrow.parquet.read_metadata(opened).num_rows > 0
+    except (pa.ArrowException, OSError):
+        return True  # as above
+
+
 def _parts(kind: pa.DataType) -> list[pa.Field]:
     return list(kind) if pa.types.is_struct(kind) else []
 
@@ -54,6 +62,9 @@ def open_parquet(spec: str, path: Path, split: str) -> ArrowSource | None:
         return None
     for file in files:
         _check_magic(file)
+    files = [file for file in files if _has_rows(file)]  # `datasets` refuses a file without, and all others with it
+    if not files:
+        raise UsageError(f"{spec}: there is no row in the parquet files of the {split} split")
     advice = "write the file again, with a column `image` of encoded bytes"
     dataset = load(spec, "parquet", advice, data_files=as_strings(files), split="train")
     return ArrowSource(spec, dataset)

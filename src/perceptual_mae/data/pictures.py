@@ -42,6 +42,8 @@ def decode_picture(data: bytes, channels: int, max_pixels: int) -> Tensor:
             if is_tiff(data):  # such as float RGB, which Pillow does not know
                 return decode_array(data, channels, max_pixels)
             raise BrokenImage(f"not an image that can be read: it starts with {data[:8]!r}") from None
+        except MemoryError:
+            raise
         except Exception as error:
             raise BrokenImage(_words(error)) from None
         check_size(image.height, image.width, max_pixels)
@@ -50,7 +52,7 @@ def decode_picture(data: bytes, channels: int, max_pixels: int) -> Tensor:
                 image.load()
                 _turn_upright(image)
                 pixels = np.array(_convert(image, channels))
-        except BrokenImage:
+        except (BrokenImage, MemoryError):
             raise
         except Exception as error:  # a damaged file surfaces from Pillow as anything: SyntaxError, struct.error, ...
             raise BrokenImage(_words(error)) from None
@@ -72,9 +74,8 @@ def open_picture(data: bytes, wanted: Sequence[str] = _FORMATS) -> Image.Image:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    with suppress(
-        Exception
-    ):  # damaged EXIF: the picture is good, and it is turned before the rest of EXIF is looked at
+    # Damaged EXIF: the picture is good, and it is turned before the rest of EXIF is looked at.
+    with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def write_shards(
     for part in parts.values():
         for record, new in BatchStream(part, range(len(part)), workers=min(workers, len(part))):
             records.append(record)
-            made += new
+            made += new and record.nsamples > 0
             progress(len(records), total)
     for record in records:
         verify(out / record.url, record.nsamples)
@@ -122,6 +123,9 @@ def write_shards(
     entries = [record.entry for record in records if record.nsamples]
     write_json(out / NAME, index_of(entries, classes=list(classes), made=plan))
     remove_notes(out / record.url for record in records)
+    for record in records:
+        if not record.nsamples:  # all of its images were broken: other readers refuse a tar file with nothing in it
+            (out / record.url).unlink(missing_ok=True)
     (out / _PLAN).unlink(missing_ok=True)
     return Sharded(images, len(entries), len(skipped), made)
 
@@ -187,14 +191,17 @@ def _open(spec: str, split: str, channels: int) -> tuple[dict[str, Source], tupl
     The classes of a split that is not written count, too: another call may write it, for the same classifier.
     A split whose classes have these numbers anyway stays itself, so that shards of an earlier call are recognised.
     """
-    found = parts_of(spec, channels=channels)
-    wanted = {name: source for name, source in found.items() if split in (name, "all")}
-    if not wanted:
+    sources = parts_of(spec, split, channels=channels)
+    if not sources:
         raise UsageError(f"{shown_spec(spec)}: it has no {split} images")
-    classes = all_classes(found.values())
+    every = sources
+    if split != "all" and any(source.classes for source in sources.values()):
+        with suppress(UsageError):  # the other split cannot be opened: it has no classes
+            every = parts_of(spec, channels=channels)
+    classes = all_classes(every.values())
     numbered = {
         name: source if source.classes == classes[: len(source.classes)] else Relabelled(source, classes)
-        for name, source in wanted.items()
+        for name, source in sources.items()
     }
     return numbered, classes
 

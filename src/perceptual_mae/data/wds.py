@@ -11,12 +11,14 @@ from perceptual_mae.data.folder import find_files
 from perceptual_mae.data.load import as_strings, load
 from perceptual_mae.data.shard_fields import features_of
 from perceptual_mae.data.splits import pick_files
-from perceptual_mae.errors import UsageError, printable
+from perceptual_mae.errors import UsageError, printable, refused_by_system
 
 SUFFIXES = frozenset({".tar"})
 _MOST = 100_000
 """Shards that braces may come to: ImageNet-21k has two thousand."""
 _DIGITS = 18
+_BLOCK = 512
+"""Bytes of a header in a tar file."""
 
 
 def open_shards(spec: str, split: str) -> ArrowSource | None:
@@ -48,9 +50,18 @@ def open_shards(spec: str, split: str) -> ArrowSource | None:
     if picked is None:
         return None
     advice = "every sample must be KEY.jpg (png, webp, ...), with KEY.cls for its class"
+    picked = [file for file in picked if not _is_empty(file)]  # `datasets` refuses all where the first one is
+    if not picked:
+        raise UsageError(f"{spec}: the shards of the {split} split are empty")
     features = features_of(picked)
     dataset = load(spec, "webdataset", advice, data_files=as_strings(picked), split="train", features=features)
     return ArrowSource(spec, dataset, image_columns(spec, dataset.features) if features else ())
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a tar file ends before its first member, with a block of zeros."""
+    with refused_by_system(f"{file} cannot be read"), open(file, "rb") as opened:
+        return opened.read(_BLOCK) == bytes(_BLOCK)
 
 
 def _matching(spec: str, pattern: str) -> list[str]:

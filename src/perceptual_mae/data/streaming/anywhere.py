@@ -12,7 +12,7 @@ from perceptual_mae.errors import PmaeError, UsageError
 
 _FIRST, _LARGEST = 2**15, 2**23
 """Bytes asked for at once, to begin with and at most. A part that does not come within the time limit is lost: the
-first is so small that it comes, within the default limit, at 1 KiB/s."""
+first is so small that it comes, within the default limit, at 2 KiB/s."""
 _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),

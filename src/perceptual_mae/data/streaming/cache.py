@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.errors import PmaeError
-from perceptual_mae.files import flush_to_disk, write_json
+from perceptual_mae.errors import PmaeError, system_words
+from perceptual_mae.files import flush_to_disk, locked_by_another, write_json
 
 _ABANDONED = 86400.0
 """Seconds after which nobody will go on with half a file."""
@@ -43,7 +43,7 @@ class Cache:
     """Files by key in a folder of at most `limit` bytes, what is in use and what is on its way apart.
 
     Raises:
-        PmaeError: (from every method) the folder cannot be written.
+        PmaeError: (from every method) the folder cannot be written, or its file system has no locks.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -51,6 +51,15 @@ class Cache:
         with says_where(folder):
             (folder / "locks").mkdir(parents=True, exist_ok=True)
             (folder / "notes").mkdir(exist_ok=True)
+            descriptor = os.open(folder / "locks" / "room", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if not locked_by_another(error):  # without locks, two processes would write into one file
+                words = f"this file system cannot lock files ({system_words(error)}): name a folder on a local disk"
+                raise PmaeError(f"--loader.cache {folder}: {words}") from None
+        finally:
+            os.close(descriptor)
 
     def hold(self, name: str) -> Held | None:
         """The file `name`, marked as used just now; None where it is not there."""
