@@ -44,6 +44,7 @@ FLOORS = (
 NEIGHBOURS = {
     # `perceptual_mae.pretrain` and its like, which import when they are asked for
     *(("__init__", name) for name in ("encoders", "errors", "methods", "pretraining", "python_api", "transfer")),
+    ("errors", "credentials"),
     ("files", "errors"),
     ("foreign_pickle", "errors"),
     ("settings", "errors"),

@@ -28,6 +28,7 @@ from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.cost import count_parameters, training_gflop
 from perceptual_mae.models.masking import kept_patches
 from perceptual_mae.observers import observers_for
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.build import build_model, trained_model
 from perceptual_mae.pretraining.config import CropConfig, LogConfig, OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
@@ -173,9 +174,10 @@ def report(run: Path | str) -> Path:
     Raises:
         UsageError: it is no run folder.
     """
-    if is_finetuning(Path(run)):
-        return write_finetuned_report(Path(run))
-    return write_report(Path(run), defaults=to_dict(PretrainConfig(data="")))
+    folder = user_path(run)
+    if is_finetuning(folder):
+        return write_finetuned_report(folder)
+    return write_report(folder, defaults=to_dict(PretrainConfig(data="")))
 
 
 def reconstruct(
@@ -196,7 +198,7 @@ def reconstruct(
         UsageError, PmaeError: no run, no checkpoint, no readable image.
     """
     figure = draw_reconstructions(run, data, count, mask_ratio, seed, device)
-    return save(figure, Path(out) if out else RunFolder.read(run).figures / "reconstruct.png")
+    return save(figure, user_path(out) if out else RunFolder.read(run).figures / "reconstruct.png")
 
 
 def draw_reconstructions(

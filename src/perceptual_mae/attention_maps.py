@@ -50,7 +50,7 @@ def attention(
         UsageError, PmaeError: as `draw_attention`; or `out` cannot be written.
     """
     run = _first_run(encoders)
-    target = Path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
+    target = user_path(out) if out is not None else run.figures / "attention.png" if run else Path("attention.png")
     if target.is_dir():
         raise UsageError(f"--out {target}: is a folder; give a PNG file to write")
     figure = draw_attention(encoders, data, block, heads, mass, image_size, count, seed, device)

@@ -7,17 +7,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perceptual_mae.credentials import without_credentials
+
 
 class PmaeError(Exception):
     """A failure the user should read as one line, without a traceback. The command ends with exit code 1.
 
-    One line it is whatever the names in it hold.
+    One line it is whatever the names in it hold, and no password or signature of an address is in it: lines of errors
+    are logged, and sent to whoever may help.
     """
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().splitlines()))
+        return printable(" ".join(without_credentials(super().__str__()).splitlines()))
 
 
 class UsageError(PmaeError):

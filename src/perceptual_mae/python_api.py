@@ -15,6 +15,7 @@ from perceptual_mae.errors import UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.measure import evaluation
 from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report import curves
@@ -40,7 +41,7 @@ class Run:
         Raises:
             UsageError: `path` is no run folder.
         """
-        object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "path", user_path(path))
         RunFolder.read(self.path)
 
     @property

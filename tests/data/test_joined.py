@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from odd_files import encode, photograph
+from shard_server import served, write_shards
 
 from perceptual_mae.data.joined import open_splits
 from perceptual_mae.errors import UsageError
+from perceptual_mae.estimate.measured import look_up
 
 
 def write(folder: Path, *names: str) -> None:
@@ -49,3 +51,16 @@ def test_images_without_labels_stay_so(tmp_path: Path) -> None:
     write(tmp_path / "val", "1.png")
     source = open_splits(str(tmp_path), "all")
     assert [source[index].label for index in range(3)] == [0, 1, -1]
+
+
+def test_what_is_said_of_images_elsewhere_holds_no_secret(tmp_path):
+    for split in ("train", "val"):
+        write_shards(tmp_path / split, [3])
+    with served(tmp_path) as url:
+        spec = f"{url}/{{train,val}}/000.tar?signature=hunter2".replace("http://", "http://me:hunter2@")
+        source = open_splits(spec, "all")
+        assert len(source) == 6
+        told = look_up(spec, 3).what
+    for text in (source.name, told, str(UsageError(f"--data {spec}: there is nothing"))):
+        assert "/{train,val}/000.tar" in text
+        assert "hunter2" not in text

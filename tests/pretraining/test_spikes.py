@@ -203,10 +203,12 @@ def test_a_penalty_that_is_never_finite_ends_the_run_though_the_steps_between_ar
 def test_batches_do_not_fill_the_disk(tmp_path: Path) -> None:
     batch = SimpleNamespace(images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), names=["a"])
     for step in range(40):
-        keep_batch(tmp_path, step, [batch], process=step % 2)
+        for process in range(2):
+            keep_batch(tmp_path, step, [batch], process=process)
     kept = sorted(file.name for file in tmp_path.iterdir())
-    assert len(kept) == 16
-    assert kept[:2] == ["failed-batch-00000000.safetensors", "failed-batch-00000001-process-1.safetensors"]
+    assert len(kept) == 2 * 16
+    # The last ones: of them a run says, when it ends, that the batch that began it is there.
+    assert kept[:2] == ["failed-batch-00000024-process-1.safetensors", "failed-batch-00000024.safetensors"]
 
 
 def test_who_met_what_is_not_finite_knows_it() -> None:
@@ -216,6 +218,7 @@ def test_who_met_what_is_not_finite_knows_it() -> None:
         accelerator = SimpleNamespace(reduce=lambda tensor, how: tensor + float("nan"))
         tally = Tally(accelerator, 1)  # type: ignore[arg-type]
         tally.add({"loss": torch.tensor(loss)})
+        tally.add({"pull/pixels": torch.tensor(float("nan"))}, shared=True)
         tally.whole("grad_norm", torch.tensor(float("nan")))
         with pytest.raises(NonFinite) as found:
             tally.means()

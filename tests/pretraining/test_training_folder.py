@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import perceptual_mae as pm
+from perceptual_mae.api import report
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.pretraining.config import OptimizerConfig, PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
@@ -35,6 +37,19 @@ def test_claiming_makes_the_folder_with_its_settings(make_config: MakeConfig) ->
     assert run.figures.is_dir()
     run.close()
     assert RunFolder.read(run.path).config == config
+
+
+def test_a_folder_below_the_home_folder(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder.claim(replace(make_config("run"), out="~/runs/mine"))
+    run.close()
+    assert run.path == tmp_path / "home" / "runs" / "mine"
+    assert not (tmp_path / "~").exists()
+    assert pm.Run("~/runs/mine").path == run.path
+    assert report("~/runs/mine") == run.path / "report.html"
 
 
 CLAIM = """

@@ -160,6 +160,31 @@ def test_a_kill_while_one_replaces_another_of_the_same_step_leaves_the_new_one(
     assert load(tmp_path / "step-00000005").training == {"seconds": 9.0}
 
 
+@pytest.mark.parametrize("end", ["interrupted", "killed"])
+def test_an_end_between_two_names_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    save(tmp_path, at(5), keep=1)
+    rename = Path.rename
+
+    def ends(path: Path, target: Path) -> Path:
+        if end == "killed" and path.name.startswith((".tmp-step", ".waiting")):
+            raise SystemExit  # nothing is done after it
+        moved = rename(path, target)
+        if end == "interrupted" and target.name.startswith(".waiting"):
+            raise KeyboardInterrupt
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", ends)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            save(tmp_path, at(5), keep=1)
+    assert whole(tmp_path) == ([5] if end == "interrupted" else [])
+    clear_temporary(tmp_path)
+    assert whole(tmp_path) == [5]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
 def test_one_that_cannot_take_its_place_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, at(5), keep=1)
     rename = Path.rename

@@ -42,3 +42,13 @@ def test_float32_products_are_quick_within_a_step_in_bf16_on_a_gpu(kind: str, pr
         found = torch.get_float32_matmul_precision()
         raise KeyError
     assert (found, torch.get_float32_matmul_precision()) == (within, "highest")
+
+
+def test_a_choice_by_the_newer_settings_of_pytorch_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed() -> str:
+        raise RuntimeError("a mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", pytest.fail)
+    with tf32_products(SimpleNamespace(device=torch.device("cuda"), mixed_precision="bf16")):  # type: ignore[arg-type]
+        pass

@@ -4,13 +4,13 @@ import json
 import re
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 
 from perceptual_mae import plain_yaml
 from perceptual_mae.errors import UsageError, nearest, printable, system_words
+from perceptual_mae.paths import user_path
 from perceptual_mae.plain_yaml import YamlError
 
 _LONGEST = 100_000
@@ -117,7 +117,7 @@ def _read_config(value: str) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or holds none.
     """
-    file = Path(value)
+    file = user_path(value)
     try:
         if not file.is_file():
             raise UsageError(f"--config {value}: there is no such file (a run's settings are in its config.yaml)")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from perceptual_mae.cli.parser import Parser
 from perceptual_mae.estimate.config import PlanConfig
@@ -34,10 +33,11 @@ def run(arguments: Sequence[str]) -> None:
     from perceptual_mae.estimate.plan import plan
     from perceptual_mae.estimate.table import show
     from perceptual_mae.files import write_json
+    from perceptual_mae.paths import user_path
     from perceptual_mae.terminal import messages, results
 
     with messages().status("") as status:
         made = plan(config, status.update)
     show(made, results())
     if config.json is not None:
-        write_json(Path(config.json), made.to_dict())
+        write_json(user_path(config.json), made.to_dict())

@@ -1,10 +1,10 @@
 """`pmae predict`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from perceptual_mae.cli.parser import Parser
+from perceptual_mae.paths import user_path
 
 
 def make_parser() -> Parser:
@@ -33,9 +33,10 @@ def run(arguments: Sequence[str]) -> None:
 
     with counting(messages()) as progress:
         done = predict(**settings, progress=progress)
+    out = user_path(settings["out"])
     words = f"{done.path}: {done.images:,} image{'' if done.images == 1 else 's'}"
     if settings["overlays"]:
-        words += f", drawn in {Path(settings['out']) / 'overlays'}"
+        words += f", drawn in {out / 'overlays'}"
     if done.skipped:
-        words += f"; {done.skipped:,} broken left out, see {Path(settings['out']) / 'skipped.txt'}"
+        words += f"; {done.skipped:,} broken left out, see {out / 'skipped.txt'}"
     print(words)

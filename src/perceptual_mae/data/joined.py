@@ -65,4 +65,4 @@ def open_splits(spec: str, split: str, *, channels: int = 3) -> Source:
     parts = parts_of(spec, split, channels=channels)
     if not parts:
         raise UsageError(f"--data {shown_spec(spec)}: it has no {split} images")
-    return Joined(spec, parts) if len(parts) > 1 else next(iter(parts.values()))
+    return Joined(shown_spec(spec), parts) if len(parts) > 1 else next(iter(parts.values()))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from perceptual_mae.data import SamplePlan, open_source, train_loader
 from perceptual_mae.data.photos import load_photos
+from perceptual_mae.data.streaming.address import shown_spec
 from perceptual_mae.data.types import Item, Source, Streamed
 from perceptual_mae.errors import UsageError
 from perceptual_mae.estimate.cost import StepCost, cycle_of, kinds_of, loss_network, micro_batch, patience_of
@@ -152,7 +153,8 @@ def look_up(spec: str, channels: int) -> Images:
     source = open_source(spec, "train", channels=channels)
     if source is None:
         raise UsageError(f"--data {spec}: there are no training images")
-    return Images(len(source), _mean_bytes(source), f"{spec}, of a sample of {min(len(source), _SAMPLED)} files")
+    what = f"{shown_spec(spec)}, of a sample of {min(len(source), _SAMPLED)} files"
+    return Images(len(source), _mean_bytes(source), what)
 
 
 def _mean_bytes(source: Source) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from perceptual_mae.credentials import public
 from perceptual_mae.data import stream
 from perceptual_mae.estimate.config import IMAGENET_BYTES, PlanConfig
 from perceptual_mae.estimate.cost import StepCost, count
@@ -116,7 +117,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self)
+        return public(asdict(self))
 
 
 def plan(config: PlanConfig, told: Callable[[str], None] = lambda _: None) -> Plan:

@@ -5,6 +5,7 @@ evaluation.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from perceptual_mae.measure.config import FLOORS, CompareConfig
 from perceptual_mae.measure.evaluation import evaluate
 from perceptual_mae.measure.pictures import draw_side_by_side
 from perceptual_mae.methods import METHODS
+from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report.comparison import write_comparison
@@ -53,7 +55,8 @@ def compare(config: CompareConfig, console: Console | None = None, command: str 
         PmaeError: nothing could be trained; or it was interrupted, and the same command goes on.
     """
     config.check()
-    folder = Path(config.out)
+    folder = user_path(config.out)
+    config = replace(config, out=os.path.expanduser(config.out))  # also for those that train its runs
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: this is a file; name a folder")
     content = _Content(folder, config, command)

@@ -115,7 +115,8 @@ class Measurements:
             encoders = [open_encoder(spec, None, self.device)[0] for spec in config.fd]
         extractors: list[Extractor] = [encoder_extractor(encoder) for encoder in encoders]
         if config.inception != "none":
-            extractors.append(inception(None if config.inception == "auto" else Path(config.inception), self.device))
+            weights = None if config.inception == "auto" else user_path(config.inception)
+            extractors.append(inception(weights, self.device))
         names = [extractor.name for extractor in extractors]
         if len(set(names)) < len(names):
             shared = next(name for name in names if names.count(name) > 1)

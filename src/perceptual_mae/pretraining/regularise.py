@@ -92,7 +92,8 @@ class PerceptualPath:
                 mean_length = accelerator.reduce(lengths.detach().mean(), "mean")
                 penalty = self.weight * self.state.penalty(lengths, mean_length, len(batch))
                 (share * self.every * penalty / len(batch)).backward()
-                tally.add({"loss/path_length": penalty, "path_length": self.state.mean})
+                # Shared: both hang on the mean over all processes.
+                tally.add({"loss/path_length": penalty, "path_length": self.state.mean}, shared=True)
 
     def lengths(
         self, opponent: Opponent, player: Player[MaskedAutoencoder], half: Reconstruction, part: MicroBatch

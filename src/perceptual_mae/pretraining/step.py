@@ -180,14 +180,14 @@ class TrainingStep:
             return list(gradient)
         own = self.norm_of_all(gradient)
         whole = math.sqrt(tally.parts)  # the parts of a batch are images of their own: their pulls add up in squares
-        tally.add({"pull/pixels": whole * own})
+        tally.add({"pull/pixels": whole * own}, shared=True)
         for left, (term, value) in zip(reversed(range(len(looking))), looking, strict=True):
             # All terms go through one look, and the discriminator's loss goes through it after them.
             keep = again or left > 0
             pull = torch.autograd.grad(value / tally.parts, leaf.predictions, retain_graph=keep, materialize_grads=True)
             norm = self.norm_of_all(pull)
             share = share_that_counts(term.balance, own, norm)
-            tally.add({f"pull/{term.name}": whole * norm, f"pull_share/{term.name}": share})
+            tally.add({f"pull/{term.name}": whole * norm, f"pull_share/{term.name}": share}, shared=True)
             gradient = tuple(g + share.to(p.dtype) * p for g, p in zip(gradient, pull, strict=True))
         return list(gradient)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from perceptual_mae.files import write_text
 from perceptual_mae.methods import METHODS, Term
+from perceptual_mae.paths import user_path
 from perceptual_mae.report import comparison_story as words
 from perceptual_mae.report import comparison_table as table
 from perceptual_mae.report.comparison_chart import charts
@@ -50,7 +51,7 @@ def write_comparison(folder: Path) -> Path:
         UsageError: there is no `results.json` in `folder`.
         PmaeError: it cannot be read.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     comparison = read_comparison(folder)
     write_text(folder / "results.md", markdown(comparison))
     return write_text(folder / "report.html", render(comparison))

@@ -110,28 +110,30 @@ def _write(folder: Path, checkpoint: Checkpoint, milestone: str | None) -> None:
 
 def _put_in_place(temporary: Path, target: Path) -> None:
     """Give a whole checkpoint its name. One that has it goes only then: deleting takes as long as there are files."""
-    old = _aside(target) if target.exists() else None
+    old = _waiting(target)
     try:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
         temporary.rename(target)
     except BaseException:
-        if old is not None:
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
-    if old is not None:
-        shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _waiting(target: Path) -> Path:
+    """What a checkpoint is called while another one takes its name."""
+    return target.with_name(f".waiting-{target.name}")
 
 
 def _drop(path: Path) -> None:
     """Delete a checkpoint; killed half-way, what is left is not taken for one."""
-    shutil.rmtree(_aside(path))
-
-
-def _aside(path: Path) -> Path:
-    """Rename a checkpoint to what is taken for none."""
     doomed = path.with_name(f".tmp-old-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
-    return doomed
+    shutil.rmtree(doomed)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -198,6 +200,12 @@ def damage(path: Path, reason: str) -> str:
 
 
 def clear_temporary(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
+    """Remove what a killed run left half-written, and give one that was to be replaced its name again if it was not."""
+    for path in folder.glob(".waiting-*"):
+        target = path.with_name(path.name.removeprefix(".waiting-"))
+        if target.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(target)
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

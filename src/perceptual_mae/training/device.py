@@ -86,7 +86,11 @@ def tf32_products(accelerator: Accelerator) -> Iterator[None]:
     if accelerator.device.type != "cuda" or accelerator.mixed_precision != "bf16":
         yield
         return
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody has chosen by the newer settings of PyTorch, which do not mix with these
+        yield
+        return
     torch.set_float32_matmul_precision("high")
     try:
         yield

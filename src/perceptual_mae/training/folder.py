@@ -14,7 +14,9 @@ import yaml
 from perceptual_mae.credentials import public
 from perceptual_mae.errors import PmaeError, UsageError, printable, system_words
 from perceptual_mae.files import append_text, locked_by_another, write_json, write_text
+from perceptual_mae.paths import user_path
 from perceptual_mae.settings import differences, to_dict
+from perceptual_mae.training.checkpoint import clear_temporary
 from perceptual_mae.training.config import TrainingSettings
 
 Record = dict[str, Any]
@@ -54,7 +56,7 @@ class TrainingFolder(Generic[Config]):
         Raises:
             UsageError: `path` is no run folder.
         """
-        path = Path(path)
+        path = user_path(path)
         try:
             settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -80,7 +82,7 @@ class TrainingFolder(Generic[Config]):
             UsageError: the folder belongs to another configuration, or is something else.
             PmaeError: another process is training in it, or it cannot be written.
         """
-        path = Path(config.out)
+        path = user_path(config.out)
         run = cls(path, config)
         try:
             if path.exists() and not path.is_dir():
@@ -94,6 +96,7 @@ class TrainingFolder(Generic[Config]):
                 path.mkdir(parents=True, exist_ok=True)
                 run._take_lock()
                 run.checkpoints.mkdir(exist_ok=True)
+                clear_temporary(run.checkpoints)
                 run.figures.mkdir(exist_ok=True)
                 settings = public(to_dict(config))
                 write_text(path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -254,7 +254,8 @@ class TrainingLoop(ABC, Generic[Run, Made]):
             check_same_step(self.accelerator, self.run.checkpoints, -1 if last is None else last.step)
             if last is not None:
                 self.put_back(last)
-                said += f", the {self.spikes.in_a_row}. in a row: back to the weights of step {last.step}"
+                row = self.spikes.in_a_row(finding.values)
+                said += f", the {row}. in a row: back to the weights of step {last.step}"
             else:
                 verdict = "stop"
         if verdict == "stop":
@@ -367,7 +368,6 @@ class TrainingLoop(ABC, Generic[Run, Made]):
         check_same_step(self.accelerator, self.run.checkpoints, self.step)
         if self.accelerator.is_main_process:
             self.run.rewind(self.step)
-            checkpoint.clear_temporary(self.run.checkpoints)
         told = "; ".join(notes)
         return f"{told}: nothing is left to do; more --epochs extend the run" if self.over else told
 

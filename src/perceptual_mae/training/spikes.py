@@ -7,6 +7,7 @@ section 5.1). Where that does not help either, the run ends.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from perceptual_mae.training.config import SpikeConfig
 from perceptual_mae.training.tally import NonFinite
 
 KEPT = 16
-"""Batches of a run that are kept at most."""
+"""Steps of a run of which batches are kept, at most."""
 
 
 class Pictured(Protocol):
@@ -47,21 +48,20 @@ class Spikes:
     streaks: dict[str, int] = field(default_factory=dict)
     rollbacks: int = 0
 
-    @property
-    def in_a_row(self) -> int:
-        """The longest streak that has not ended."""
-        return max(self.streaks.values(), default=0)
-
     def another(self, rules: SpikeConfig, names: Collection[str]) -> Literal["skip", "roll back", "stop"]:
         """Count one, in which these values were not finite, and say what to do."""
         self.skipped += 1
         self.streaks |= {name: self.streaks.get(name, 0) + 1 for name in names}
-        if rules.patience and max(self.streaks[name] for name in names) % rules.patience:
+        if rules.patience and self.in_a_row(names) % rules.patience:
             return "skip"
         if not rules.patience or self.rollbacks == rules.rollbacks:
             return "stop"
         self.rollbacks += 1
         return "roll back"
+
+    def in_a_row(self, names: Iterable[str]) -> int:
+        """How often one of these values has not been finite since it last was."""
+        return max(self.streaks[name] for name in names)
 
     def finite(self, names: Iterable[str]) -> None:
         """These values were: their streaks are over."""
@@ -98,24 +98,34 @@ def put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
 def keep_batch(run: Path, step: int, batches: Sequence[Pictured], process: int = 0) -> None:
     """Write the images of a step whose loss is not finite into its run folder, for whoever looks for the reason.
 
-    Only the first few such steps of a run: batches of large images fill a disk.
+    Only of the last few such steps of a run: batches of large images fill a disk.
     """
-    if len(list(run.glob("failed-batch-*"))) >= KEPT:
-        return
+    kept: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(run.glob("failed-batch-*")):
+        kept[file.name[: len(_name(0))]].append(file)
+    kept.pop(_name(step), None)
+    for old in list(kept)[: max(0, len(kept) + 1 - KEPT)]:
+        for file in kept[old]:
+            file.unlink(missing_ok=True)  # other processes do the same
     images = torch.cat([batch.images for batch in batches])
     names = json.dumps([name for batch in batches for name in batch.names])
     with if_possible():
         write_atomically(
-            run / f"failed-batch-{step:08d}{f'-process-{process}' if process else ''}.safetensors",
+            run / f"{_name(step)}{f'-process-{process}' if process else ''}.safetensors",
             lambda temporary: save_file({"images": images}, temporary, {"names": names}),
         )
+
+
+def _name(step: int) -> str:
+    return f"failed-batch-{step:08d}"
 
 
 def too_many(step: int, finding: NonFinite, spikes: Spikes, folder: Path) -> PmaeError:
     """That losses which are not finite ended a run with these checkpoints, and what to do."""
     saved = checkpoints(folder)
     last = f"checkpoints/{saved[-1].name} holds the last good weights" if saved else "there is no checkpoint yet"
-    often = f" ({spikes.in_a_row} in a row)" if spikes.in_a_row > 1 else ""
+    row = spikes.in_a_row(finding.values)
+    often = f" ({row} in a row)" if row > 1 else ""
     return PmaeError(
         f"step {step}: {finding}{often}; {last}, failed-batch-*.safetensors the batch that began it. "
         "A lower --lr, --optimizer.clip-grad 1 or --precision fp32 (with another --out) may help"

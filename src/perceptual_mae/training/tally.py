@@ -31,10 +31,12 @@ class Tally:
         self.sums: dict[str, Tensor] = {}
         self.shared: set[str] = set()
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add the values of one part."""
+    def add(self, values: Mapping[str, Tensor], *, shared: bool = False) -> None:
+        """Add the values of one part; `shared` ones are of all processes together."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.parts
+        if shared:
+            self.shared.update(values)
 
     def whole(self, name: str, value: Tensor) -> None:
         """Note a value that is of the whole batch, and of all processes together."""
