@@ -85,7 +85,7 @@ def written(options: argparse.Namespace, workers: int | str) -> list[Path]:
     if options.what == "floors":
         return [measure_floors(options.data, options.model, options.image_size, options.out, workers, options.network)]
     if options.what == "page":
-        return [page.write(), *charts.draw(table.all_cells())]
+        return [*page.write(), *charts.draw(table.all_cells())]
     name = name_of(options)
     if options.what == "judge":
         return [judge(options.out / name, options.judge, options.cells, workers)]

@@ -1,4 +1,4 @@
-"""What the README shows is what the code does."""
+"""What the README and the guides show is what the code does."""
 
 import importlib
 import re
@@ -12,11 +12,14 @@ from perceptual_mae.cli import finetune, predict
 from perceptual_mae.cli.pretrain import make_parser
 from perceptual_mae.transfer.config import CONFIGS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EVALUATION = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-TRANSFER = (Path(__file__).parents[1] / "docs" / "transfer.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-SHELL = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+TRANSFER = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README + "\n" + API, flags=re.DOTALL | re.MULTILINE)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+SHELL = "\n".join(text for kind, text in BLOCKS if not kind)
 
 
 def test_the_model_example_runs_as_printed() -> None:
@@ -57,9 +60,8 @@ def test_every_measuring_command_has_known_flags(text: str) -> None:
         importlib.import_module(f"perceptual_mae.cli.{name}").make_parser().parse(shlex.split(rest))
 
 
-@pytest.mark.parametrize("text", [README, TRANSFER], ids=["README", "docs/transfer.md"])
-def test_every_finetuning_command_has_known_flags(text: str) -> None:
-    joined = text.replace("\\\n", " ")
+def test_every_finetuning_command_has_known_flags() -> None:
+    joined = (README + TRANSFER).replace("\\\n", " ")
     commands = re.findall(r"^ *pmae finetune (\w+) ([^#\n]*)", joined, flags=re.MULTILINE)
     assert {task for task, _ in commands} == set(CONFIGS)
     for task, rest in commands:
@@ -70,7 +72,7 @@ def test_every_finetuning_command_has_known_flags(text: str) -> None:
 
 def test_every_picture_is_there() -> None:
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / picture).is_file(), picture
+        assert (ROOT / picture).is_file(), picture
 
 
 @pytest.mark.slow

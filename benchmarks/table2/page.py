@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, made from the cells' files, so that every number of the page can be checked."""
+"""The tables of docs/results.md and of the README, made from the cells' files: every number can be checked."""
 
 import re
 import statistics
@@ -26,14 +26,17 @@ from benchmarks.table2.table import (
 )
 from benchmarks.table2.table import rows as rows_of
 from benchmarks.table2.table import turned as turned_of
+from perceptual_mae.methods import METHODS
 
-PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 
 
-def write() -> Path:
-    """Replace every generated part of the page by what the files say now."""
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), all_cells()), encoding="utf-8")
-    return PAGE
+def write() -> tuple[Path, ...]:
+    """Replace every generated part of the pages by what the files say now."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8"), all_cells()), encoding="utf-8")
+    return PAGES
 
 
 def filled(page: str, found: Sequence[Found]) -> str:
@@ -49,6 +52,19 @@ def filled(page: str, found: Sequence[Found]) -> str:
         return "\n".join([f"<!-- {match[1]} -->", "", *PARTS[kind](found, *words), "", "<!-- end -->"])
 
     return re.sub(rf"<!-- ((?:{'|'.join(PARTS)})(?: [^>]*?)?) -->.*?<!-- end -->", part, page, flags=re.DOTALL)
+
+
+def summary(found: Sequence[Found], epochs: str, model: str, *data: str) -> list[str]:
+    """A row a method: its loss, and its linear probe in the paper and in the tables of these data sets."""
+    tables = [rows_of(found, name, model, int(epochs), "epochs") for name in data]
+    lines = [line("`--method`", "loss", "paper: ViT-B, ImageNet", *(f"`{model}`, {name}" for name in data))]
+    lines.append(line("---", "---", *["---:"] * (len(data) + 1)))
+    for name, method in METHODS.items():
+        values = [LINEAR.spread(chosen.get(name, ())) for chosen in tables]
+        lines.append(line(f"`{name}`", method.summary, paper(name), *values))
+    floors = [read_floors(name, model).get("random weights") for name in data]
+    lines.append(line("–", "random weights", "–", *(LINEAR.spread([one] if one else []) for one in floors)))
+    return lines
 
 
 def rows_table(found: Sequence[Found], data: str, model: str, epochs: str, budget: str) -> list[str]:
@@ -193,6 +209,7 @@ def line(*cells: str) -> str:
 
 
 PARTS: dict[str, Callable[..., list[str]]] = {
+    "summary": summary,
     "rows": rows_table,
     "beside": beside_base,
     "knobs": knobs_table,

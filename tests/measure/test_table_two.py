@@ -18,6 +18,7 @@ from benchmarks.table2 import cell as cells
 from benchmarks.table2 import charts, floors, judge, knobs, page, table
 from benchmarks.table2.cell import Cell, few_labels, fill
 from perceptual_mae.errors import UsageError
+from perceptual_mae.methods import METHODS
 
 
 @pytest.fixture
@@ -269,8 +270,18 @@ def test_parts_of_a_page_are_replaced_and_the_rest_stays() -> None:
     assert page.filled(once, FOUND) == once
 
 
-def test_the_page_says_what_the_files_say() -> None:
-    text = page.PAGE.read_text(encoding="utf-8")
+def test_the_summary_has_a_row_a_method() -> None:
+    head, _, *rows = map(cells_of, page.summary(FOUND, "15", "micro", "photos", "nothing"))
+    assert head[2:] == ["paper: ViT-B, ImageNet", "`micro`, photos", "`micro`, nothing"]
+    assert [row[0] for row in rows] == [*(f"`{name}`" for name in METHODS), "–"]
+    assert rows[0][2] == "67.8"
+    assert rows[0][3] == cells_of(page.rows_table(FOUND, "photos", "micro", "15", "epochs")[2])[3]
+    assert {row[4] for row in rows} == {"–"}
+
+
+@pytest.mark.parametrize("path", page.PAGES, ids=lambda path: path.name)
+def test_the_pages_say_what_the_files_say(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
     assert page.filled(text, table.all_cells()) == text, "run `python -m benchmarks.table2_small page`"
 
 
