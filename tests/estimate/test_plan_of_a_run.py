@@ -22,7 +22,7 @@ from perceptual_mae.estimate.hardware import GPUS
 from perceptual_mae.estimate.machine import Range, fits, largest, memory
 from perceptual_mae.estimate.measured import Calibration, Images
 from perceptual_mae.estimate.plan import Given, Plan, machine_of, make
-from perceptual_mae.estimate.table import show
+from perceptual_mae.estimate.table import show, value
 from perceptual_mae.pretraining.config import OptimizerConfig, PathConfig, PretrainConfig
 from perceptual_mae.settings import to_dict
 
@@ -182,6 +182,21 @@ def test_a_precision_that_the_gpu_here_does_not_have_is_refused(monkeypatch: pyt
     config = plan_config(gpu=None)
     with pytest.raises(UsageError, match="--precision bf16: this GPU does not have it"):
         replace(config, pretrain=replace(config.pretrain, precision="bf16")).check()
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"),
+    [
+        ((7.04, 16.7), "7.04 .. 16.7 h"),
+        ((0.9, 1.1), "0.9 .. 1.1 h"),
+        ((0.108, 0.325), "6.48 .. 19.5 min"),
+        ((4e-5, 4e-5), "0.144 s"),
+    ],
+)
+def test_times_are_shown_in_the_unit_that_suits_them(hours: tuple[float, float], shown: str) -> None:
+    time = planned(plan_config()).figure("hours")
+    assert value(replace(time, low=hours[0], high=hours[1])) == shown
+    assert value(replace(time, low=0.1, high=0.2, unit="s")) == "0.1 .. 0.2 s"
 
 
 @pytest.mark.parametrize("name", ["D[/]x", "D[bold]x", "[red]", "D\\[x]"])

@@ -28,6 +28,9 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def value(figure: Figure) -> str:
-    """A number, or the two between which it lies, with its unit."""
-    low, high = rounded(figure.low), rounded(figure.high)
-    return f"{low if low == high else f'{low} .. {high}'} {figure.unit}".rstrip()
+    """A number, or the two between which it lies, with its unit; times of less than an hour in minutes, or seconds."""
+    factor, unit = 1.0, figure.unit
+    if unit == "h" and figure.high < 1:
+        factor, unit = (60.0, "min") if figure.high >= 1 / 60 else (3600.0, "s")
+    low, high = rounded(factor * figure.low), rounded(factor * figure.high)
+    return f"{low if low == high else f'{low} .. {high}'} {unit}".rstrip()
