@@ -1,6 +1,5 @@
 """`pmae attention`: encoders and photographs to figure 3 of the paper."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from perceptual_mae.data import MAX_PIXELS, first_readable, fixed_images, open_validation_or_all, to_float
+from perceptual_mae.data import (
+    MAX_PIXELS,
+    StreamSettings,
+    first_readable,
+    fixed_images,
+    open_validation_or_all,
+    to_float,
+)
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import UsageError, refused_by_system
 from perceptual_mae.evaluation.attention import (
@@ -24,6 +30,7 @@ from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.folder import RunFolder, is_run
 from perceptual_mae.report.attention_grid import ModelMaps, attention_grid
 from perceptual_mae.report.figures import save
+from perceptual_mae.report.names import told_apart
 from perceptual_mae.training.device import choose_device
 
 
@@ -96,15 +103,16 @@ def draw_attention(
     if data is None and run is None:
         raise UsageError(f"--data is missing: {encoders[0]} is no run folder, which knows its images")
     spec = data or (run.config.val_data or run.config.data if run else "")
-    limit = run.config.loader.max_pixels if run else MAX_PIXELS
+    limit, stream = MAX_PIXELS, None
+    if run is not None:
+        limit, stream = run.config.loader.max_pixels, StreamSettings.of(run.config.loader)
 
     opened = [open_encoder(each, image_size, choose_device(device))[0] for each in encoders]
     for encoder in opened:
         _check(encoder, block, wanted, heads)
-    pictures, names = same_images(opened, spec, count, seed, limit)
-    return attention_figure(
-        opened, pictures, names, block=block, heads=wanted, mass=mass, titles=_titles(opened, encoders)
-    )
+    pictures, names = same_images(opened, spec, count, seed, limit, stream)
+    titles = told_apart([encoder.name for encoder in opened], encoders)
+    return attention_figure(opened, pictures, names, block=block, heads=wanted, mass=mass, titles=titles)
 
 
 def _first_run(encoders: Sequence[str]) -> RunFolder | None:
@@ -112,11 +120,24 @@ def _first_run(encoders: Sequence[str]) -> RunFolder | None:
 
 
 def same_images(
-    encoders: Sequence[Encoder], data: str, count: int, seed: int = 0, max_pixels: int = MAX_PIXELS
+    encoders: Sequence[Encoder],
+    data: str,
+    count: int,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    stream: StreamSettings | None = None,
 ) -> tuple[list[Tensor], list[str]]:
     """The same photographs for each encoder in the size that it takes.
 
     They come from the validation images, or from all where the data is not split.
+
+    Args:
+        encoders: whose sizes they are given in.
+        data: a data argument.
+        count: images, or fewer where there are not so many.
+        seed: of the choice of images.
+        max_pixels: larger images are skipped unread.
+        stream: how shards are fetched; default: as usual.
 
     Returns:
         for each encoder `(n, C, H, W)` uint8, and the n names.
@@ -129,7 +150,7 @@ def same_images(
     names: list[str] | None = None
     for encoder in encoders:
         channels = encoder.in_channels
-        source = open_validation_or_all(data, channels=channels)
+        source = open_validation_or_all(data, channels=channels, stream=stream)
         first_readable(source, channels, max_pixels)
         images, found = fixed_images(
             source, count, image_size=encoder.image_size, channels=channels, seed=seed, max_pixels=max_pixels
@@ -167,13 +188,15 @@ def attention_figure(
         ValueError: no such block or head, or a network without attention.
     """
     models = []
-    for encoder, images, title in zip(encoders, pictures, titles or [e.name for e in encoders], strict=True):
+    titles = titles or [encoder.name for encoder in encoders]
+    for encoder, images, title in zip(encoders, pictures, titles, strict=True):
         maps = pick_heads(_maps(encoder, images, block), heads)
         kept = None if mass is None else mass_threshold(maps, mass)
         labels = [] if heads == "mean" else list(map(str, range(maps.shape[1]) if heads == "all" else heads))
         models.append(ModelMaps(title, to_float(images), maps, kept, labels))
     largest = max(pictures, key=lambda images: images.shape[-2] * images.shape[-1])
-    footer = _footer(encoders, block, heads, mass)
+    without = [title for encoder, title in zip(encoders, titles, strict=True) if not has_cls(encoder)]
+    footer = _footer(without, block, heads, mass)
     return attention_grid(to_float(largest), models, captions=names, footer=footer)
 
 
@@ -210,13 +233,8 @@ def _check(encoder: Encoder, block: int, heads: Heads, typed: str) -> None:
         raise UsageError(f"--heads {typed}: {encoder.name}: {error}") from None
 
 
-def _titles(encoders: Sequence[Encoder], specs: Sequence[str]) -> list[str]:
-    """Their names; what the user typed where two have the same."""
-    times = Counter(encoder.name for encoder in encoders)
-    return [encoder.name if times[encoder.name] == 1 else spec for encoder, spec in zip(encoders, specs, strict=True)]
-
-
-def _footer(encoders: Sequence[Encoder], block: int, heads: Heads, mass: float | None) -> str:
+def _footer(without: Sequence[str], block: int, heads: Heads, mass: float | None) -> str:
+    """How the maps were made; `without` are the titles of encoders that have no [CLS]."""
     where = "the last block" if block == -1 else f"block {block}, counted from {'the end' if block < 0 else '0'}"
     single = heads not in ("mean", "all") and len(heads) == 1
     which = "mean over the heads" if heads == "mean" else f"head {heads[0]}" if single else "each head by itself"
@@ -225,6 +243,5 @@ def _footer(encoders: Sequence[Encoder], block: int, heads: Heads, mass: float |
         if mass is None
         else f"in colour, the fewest patches that hold {mass:.0%} of the attention on all patches"
     )
-    without = ", ".join(encoder.name for encoder in encoders if not has_cls(encoder))
-    note = f" (of all patches on average in {without}: no [CLS] there)" if without else ""
+    note = f" (of all patches on average in {', '.join(without)}: no [CLS] there)" if without else ""
     return f"Attention of [CLS]{note} to the patches in {where}, {which}; {how}"

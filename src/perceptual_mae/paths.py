@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from perceptual_mae.errors import UsageError, printable
@@ -28,6 +29,11 @@ def user_path(text: Path | str) -> Path:
                 f"{printable(str(text))}: permission denied; change the permissions of the folders on the way to it"
             ) from None
     return path
+
+
+def folder_name(spec: str) -> str:
+    """A folder's name for what somebody typed: like it, of letters that no file system objects to, and not too long."""
+    return re.sub(r"[^\w.-]+", "-", spec).strip("-.")[-100:] or "encoder"
 
 
 def cache_folder(what: str) -> Path:

@@ -40,6 +40,15 @@ def encoder_metadata(
     return {name: json.dumps(value) for name, value in (facts | ({"num_heads": heads} if heads else {})).items()}
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file has beside its tensors; empty where there is no such file."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return tensors.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def read(path: Path) -> WeightFile:
     """Read a safetensors file, or one that `torch.save` wrote, onto the CPU.
 

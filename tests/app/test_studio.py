@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from odd_files import broken_files, encode, good_files, photograph
 
 from perceptual_mae.app.looking import heads_of
 from perceptual_mae.app.masks import from_text, to_text
-from perceptual_mae.app.painting import Painting
+from perceptual_mae.app.painting import Painting, open_runs
 from perceptual_mae.app.studio import RefusedError, Studio, open_studio
 from perceptual_mae.cli.main import main
 from perceptual_mae.errors import PmaeError, UsageError
@@ -173,6 +174,15 @@ def test_what_cannot_be_opened_is_named(runs: list[str], words: dict[str, object
     arguments = {"runs": runs[:1], "device": "cpu", **words}
     with pytest.raises(UsageError, match=line):
         open_studio(**arguments)  # type: ignore[arg-type]
+
+
+def test_runs_of_one_name_are_told_apart(runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was typed for one may be the name of another."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("x/fine", "y/fine", "z/linked"):
+        shutil.copytree(runs[0], place)
+    (tmp_path / "linked").symlink_to("x/fine")
+    assert [run.name for run in open_runs(["linked", "y/fine", "z/linked"])] == ["linked", "y/fine", "linked (2)"]
 
 
 def test_a_run_is_named_once(runs: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`pmae attention` on a run and on a model of timm's."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,14 +8,19 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from perceptual_mae import attention_maps
 from perceptual_mae.api import pretrain
 from perceptual_mae.attention_maps import attention_figure, same_images
 from perceptual_mae.cli.attention import run as attention
+from perceptual_mae.data import Source, StreamSettings, open_validation_or_all
 from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
+from perceptual_mae.measure import pictures
+from perceptual_mae.models.encoder import Encoder
 from perceptual_mae.pretraining.config import PretrainConfig
 
 
@@ -58,6 +64,26 @@ def test_a_run_below_the_home_folder(
     assert drawn(capsys, f"~/{run.name}", "--count", 1)[0] == run / "figures" / "attention.png"
 
 
+def test_shards_are_fetched_as_the_run_fetches_them(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = shutil.copytree(run, tmp_path / "mine")
+    settings = yaml.safe_load((mine / "config.yaml").read_text(encoding="utf-8"))
+    settings["loader"] |= {"cache": "/fast/disk", "retries": 3}
+    (mine / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    asked: list[StreamSettings | None] = []
+
+    def opened(spec: str, *, channels: int, stream: StreamSettings | None = None) -> Source:
+        asked.append(stream)
+        return open_validation_or_all(spec, channels=channels)
+
+    for module in (attention_maps, pictures):
+        monkeypatch.setattr(module, "open_validation_or_all", opened)
+    drawn(capsys, mine, "--count", 1)
+    pictures.draw_side_by_side(tmp_path, {"mine": mine}, "cpu")
+    assert asked == [StreamSettings(cache="/fast/disk", retries=3)] * 3
+
+
 def test_the_same_seed_draws_the_same_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def picture(*more: object) -> np.ndarray:
         return drawn(capsys, run, "--count", 1, "--out", tmp_path / "new" / "a.png", *more)[1]
@@ -94,6 +120,15 @@ def test_all_see_the_same_photographs_in_their_own_size(run: Path, public: str) 
     assert texts[:4] == ["Original", "a", "b", "c"]
     assert texts.count("1") == 9  # which head it is
     assert "in the last block, head 1; each map is scaled to its own maximum" in " ".join(texts)
+
+
+def test_a_network_without_cls_is_noted_under_its_title() -> None:
+    network = timm.create_model("test_vit", class_token=False, global_pool="avg")
+    same = Encoder(network, "net", (160, 160), [0.5] * 3, [0.25] * 3)
+    images = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
+    figure = attention_figure([same, same], [images, images], ["black"], titles=["a/net", "b/net"])
+    texts = " ".join(text.get_text() for text in figure.axes[0].texts).split()
+    assert "(of all patches on average in a/net, b/net: no [CLS] there)" in " ".join(texts)
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,20 @@ from small_networks import images, refused, same_tokens, small_vit, whole
 from timm.models import VisionTransformer
 
 import perceptual_mae
+from perceptual_mae.data import MAX_PIXELS
 from perceptual_mae.encoders import open_encoder
+from perceptual_mae.encoders.open import open_whole
 from perceptual_mae.errors import UsageError
 from perceptual_mae.methods import METHODS
 from perceptual_mae.models import MaskedAutoencoder
 from perceptual_mae.models.classifier import Classifier
-from perceptual_mae.models.positions import resample
+from perceptual_mae.models.cost import count_parameters
+from perceptual_mae.models.positions import resample, sincos_2d
 from perceptual_mae.pretraining.build import build_model
 from perceptual_mae.pretraining.config import PixelConfig, PretrainConfig
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.checkpoint import Checkpoint, save
+from perceptual_mae.training.config import LoaderConfig
 from perceptual_mae.transfer.saved import save_finetuned
 from perceptual_mae.transfer.task import Learnt
 from perceptual_mae.weight_files import encoder_metadata
@@ -112,8 +116,54 @@ def test_a_checkpoint_knows_the_size_of_its_runs_images(make_config: MakeConfig,
             torch.testing.assert_close(encoder(shown), model.encode(shown), atol=1e-5, rtol=1e-5)
         larger = open_encoder(file, (32, 256))[1]
         assert "position embeddings resampled from 4 x 16 patches to 4 x 32" in larger
-    (run / "config.yaml").write_text("model: [")
-    assert refused(file)[1].startswith(f"ENCODER {file}: {run}/config.yaml cannot be read")
+
+
+def test_a_checkpoint_opens_without_the_settings_of_its_run(make_config: MakeConfig) -> None:
+    """They may be of a later version; whoever uses the file is told what is unknown."""
+    run, model = write_run(make_config("run"))
+    file = run / "checkpoints" / "step-00000003" / "model.safetensors"
+    usual = open_encoder(file)[1]
+    for damage, said in (("later: 1", "config.yaml: unknown setting later"), ("[", "config.yaml cannot be read")):
+        with (run / "config.yaml").open("a") as settings:
+            settings.write(f"\n{damage}\n")
+        encoder, text = open_encoder(file)
+        assert text.startswith(f"{usual}; the settings of its run are unknown ({run}/{said}")
+        shown = images(3, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(shown), model.encode(shown), atol=1e-5, rtol=1e-5)
+
+
+def test_the_largest_image_is_that_of_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Of a fine-tuned one and of a file of a checkpoint, too."""
+    run, _ = write_run(make_config("run", loader=LoaderConfig(max_pixels=5000)))
+    file = run / "checkpoints" / "step-00000003" / "model.safetensors"
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    save_file(small_vit().state_dict(), tuned / "encoder.safetensors")
+    (tuned / "config.yaml").write_text("task: detection\nloader: {max_pixels: 5000}\n")
+    for spec in (run, file, tuned):
+        assert open_whole(spec).max_pixels == 5000
+    for settings in ("task: detection", "task: detection\nloader: {max_pixels: many}", "task: detection\nloader: 3"):
+        (tuned / "config.yaml").write_text(settings)
+        assert open_whole(tuned).max_pixels == MAX_PIXELS
+
+
+def test_a_checkpoint_of_a_fine_tuning_is_described_by_its_best_network(tmp_path: Path) -> None:
+    """33 positions are no square of patches, and twelve heads of 8 numbers are not usual for the width."""
+    network = small_vit(img_size=(32, 64), embed_dim=96, num_heads=12)
+    save_file(network.state_dict(), tmp_path / "encoder.safetensors", {"image_size": "[32, 64]", "num_heads": "12"})
+    learner = Classifier.of(given := perceptual_mae.load_encoder(tmp_path / "encoder.safetensors"), 2)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    save_file(learner.state_dict(), checkpoint)
+    assert "no square of patches" in refused(checkpoint)[1]
+    description = learner.describe() | {"max_pixels": 5000}
+    best = Learnt("classification", learner, ("a", "b"), description)
+    for path in (checkpoint, save_finetuned(best, tmp_path / "run" / "model.safetensors", {})):
+        opened = open_whole(path)
+        assert (opened.encoder.image_size, opened.max_pixels) == ((32, 64), 5000)
+        shown = images(3, 32, 64)
+        torch.testing.assert_close(opened.encoder(shown, -1), given(shown, -1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
@@ -157,6 +207,34 @@ def test_a_run_at_another_size(make_config: MakeConfig) -> None:
     assert text.endswith("position embeddings resampled from 4 x 6 patches to 8 x 4")
     code, line = refused(run, image_size=36)
     assert (code, line) == (2, f"--image-size 36: ENCODER {run}: 36 x 36 is not a multiple of its patch size, 8")
+
+
+@pytest.mark.parametrize("size", [None, (64, 64), (32, 64)])
+def test_fixed_positions_are_no_parameters_at_any_size(
+    make_config: MakeConfig, tmp_path: Path, size: tuple[int, int] | None
+) -> None:
+    """They are computed, and resampled for other sizes; those that were learnt count."""
+    run, model = write_run(make_config("run"))
+    counted = count_parameters(model) - sum(
+        parameter.numel() for name, parameter in model.named_parameters() if name not in model.encoder_state_dict()
+    )
+    fixed = sincos_2d(64, (10, 10))
+    save_file(whole("test_vit").state_dict() | {"pos_embed": fixed}, tmp_path / "timm.safetensors")
+    timms = sum(parameter.numel() for parameter in whole("test_vit", num_classes=0).parameters()) - fixed.numel()
+    checkpoint = run / "checkpoints" / "step-00000003" / "model.safetensors"
+    for spec, expected in {
+        run: counted,
+        checkpoint: counted,
+        "random:micro/8": counted,
+        f"timm:test_vit:{tmp_path / 'timm.safetensors'}": timms,
+        "pixels:4": 0,
+    }.items():
+        assert perceptual_mae.load_encoder(spec, size).parameter_count == expected
+
+    network = small_vit(embed_dim=64)
+    save_file(network.state_dict(), tmp_path / "learnt.safetensors")
+    learnt = perceptual_mae.load_encoder(tmp_path / "learnt.safetensors", size)
+    assert learnt.parameter_count == sum(parameter.numel() for parameter in learnt.network.parameters())
 
 
 def test_runs_that_have_no_encoder(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_mean_and_std_of_the_file(tmp_path: Path) -> None:
         assert encoder.mean.flatten().tolist() == pytest.approx(expected)
 
 
+def test_mean_and_std_among_the_tensors_are_used_and_not_ignored(tmp_path: Path) -> None:
+    pixels = {"mean": torch.full((1, 3, 1, 1), 0.5), "std": torch.full((1, 3, 1, 1), 0.25)}
+    save_file(whole("test_vit").state_dict() | pixels, tmp_path / "weights.safetensors")
+    encoder, text = open_encoder(f"timm:test_vit:{tmp_path / 'weights.safetensors'}")
+    assert encoder.mean.flatten().tolist() == [0.5] * 3
+    assert "(head.bias, head.weight)" in text
+
+
 def test_a_file_of_another_timm_model(tmp_path: Path) -> None:
     save_file(small_vit().state_dict(), tmp_path / "vit.safetensors")
     save_file(whole("test_resnet").state_dict(), tmp_path / "resnet.safetensors")

@@ -13,7 +13,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from perceptual_mae.augment.crops import center_crop_resize
-from perceptual_mae.data import Item
+from perceptual_mae.data import MAX_PIXELS, Item
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.mae_probe import STATE, ProbeTraining, learning_rate, mae_probe, make_head
 from perceptual_mae.evaluation.probe_config import MaeProbeConfig
@@ -190,6 +190,19 @@ def test_the_state_of_another_probe_is_written_over(encoder: Encoder, tmp_path: 
     steps: list[int] = []
     mae_probe(encoder, train, TEST, config, pool=pool, folder=tmp_path, progress=lambda done, total: steps.append(done))
     assert steps == list(range(1, 13))
+
+
+def test_a_probe_goes_on_over_the_same_images_only(encoder: Encoder, tmp_path: Path) -> None:
+    """Where other sizes are skipped they are others; of the usual limit nothing is said, as in earlier states."""
+
+    def steps(**options: Any) -> int:
+        done: list[int] = []
+        mae_probe(encoder, TRAIN, TEST, SHORT, folder=tmp_path, progress=lambda *step: done.append(step[0]), **options)
+        return len(done)
+
+    assert (steps(), steps(max_pixels=MAX_PIXELS)) == (12, 0)
+    assert "max_pixels" not in torch.load(tmp_path / STATE, weights_only=True)["identity"]
+    assert (steps(max_pixels=5000), steps(max_pixels=5000), steps(max_pixels=6000), steps()) == (12, 0, 12, 12)
 
 
 def test_a_damaged_state_is_told_and_begun_anew(

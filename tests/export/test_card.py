@@ -64,6 +64,12 @@ def test_it_says_what_a_reader_needs(folder: Path) -> None:
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"
 
 
+def test_parameters_are_those_that_training_counts(folder: Path, trained: Path) -> None:
+    counted = json.loads((trained / "run.json").read_text(encoding="utf-8"))["model"]["encoder_parameters"]
+    assert f"| Parameters | {counted:,} |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert open_source(str(trained)).at((64, 64)).parameter_count == counted
+
+
 def test_nothing_private_is_in_it(folder: Path) -> None:
     for file in folder.iterdir():
         content = file.read_bytes()

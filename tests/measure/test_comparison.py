@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
-from perceptual_mae.measure import comparison
-from perceptual_mae.measure.comparison import compare, told_apart, train
+from perceptual_mae.measure import comparison, pictures
+from perceptual_mae.measure.comparison import compare, encoder_folder, rows_told_apart, train
 from perceptual_mae.measure.config import CompareConfig
+from perceptual_mae.measure.pictures import draw_side_by_side
 from perceptual_mae.pretraining.config import PretrainConfig
+from perceptual_mae.training.config import LoaderConfig
 from perceptual_mae.training.signals import Interrupted
 
 
@@ -85,9 +90,26 @@ def test_encoders_of_one_name_have_a_row_each(
     assert {row["cost"]["encoder_parameters"] for row in rows[:4]} == {trained["encoder_parameters"]}
 
 
+def test_an_encoder_stays_where_it_was_measured(tmp_path: Path) -> None:
+    """Folders had other names in earlier versions; that of a floor is no encoder's."""
+    spec = "timm:net:/a/b.pth"
+    assert encoder_folder(tmp_path, spec) == tmp_path / "timm-net-a-b.pth"
+    for name, measured in (("timm-net--a-b.pth", spec), ("raw-pixels", "pixels:16")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({"encoder": {"spec": measured}}), encoding="utf-8")
+    assert encoder_folder(tmp_path, spec) == tmp_path / "timm-net--a-b.pth"
+    assert encoder_folder(tmp_path, "pixels:16") == tmp_path / "pixels-16"
+    assert encoder_folder(tmp_path, "raw-pixels").name.startswith("raw-pixels-")
+
+
 def test_a_method_and_a_folder_of_its_name_are_told_apart() -> None:
     method, published = {"name": "mse", "kind": "method"}, {"name": "mse", "kind": "published", "spec": "mse"}
-    assert [row["name"] for row in told_apart([method, published])] == ["mse", "mse (encoder)"]
+    assert [row["name"] for row in rows_told_apart([method, published])] == ["mse", "mse (encoder)"]
+    encoders = [
+        {"name": name, "kind": "published", "spec": spec}
+        for name, spec in (("x/run", "/q/x/run"), ("run", "run"), ("run", "x/run"))
+    ]
+    assert [row["name"] for row in rows_told_apart([method, *encoders])] == ["mse", "x/run", "run", "x/run (2)"]
 
 
 def test_validation_images_are_those_that_were_named(
@@ -110,6 +132,45 @@ def test_validation_images_are_those_that_were_named(
     for file in Path(config.out).rglob("results.json"):
         measured = results(file.parent)
         assert measured.get("encoder") is None or measured["data"]["test_images"] == 21
+
+
+def test_every_row_is_measured_on_the_images_that_a_training_reads(
+    config: CompareConfig, in_this_process: list[str], run: Path, tmp_path: Path
+) -> None:
+    """Floors, too, and a run that was trained with another limit."""
+    data = shutil.copytree(config.pretrain.data, tmp_path / "data")
+    enlarge(sorted((data / "left").iterdir())[:6])
+    pretrain = replace(config.pretrain, data=str(data), loader=LoaderConfig(max_pixels=32 * 48))
+    quick = replace(config.evaluate, parts=("knn",))
+    folder = compare(replace(config, pretrain=pretrain, evaluate=quick, methods=("mse",), encoders=(str(run),)))
+    measured = [results(file.parent) for file in folder.rglob("results.json") if file.parent != folder]
+    assert [one["parts"]["knn/mean"]["result"]["skipped"] for one in measured] == [6, 6, 6, 6]
+
+
+def test_pictures_are_of_images_that_a_training_reads(
+    run: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, mine = shutil.copytree(labelled / "left", tmp_path / "data"), shutil.copytree(run, tmp_path / "mine")
+    enlarge(sorted(data.iterdir())[2:])
+    settings = yaml.safe_load((mine / "config.yaml").read_text(encoding="utf-8"))
+    settings |= {"data": str(data), "loader": settings["loader"] | {"max_pixels": 32 * 48}}
+    (mine / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    shown: list[int] = []
+
+    def see(images: Tensor) -> Figure:
+        shown.append(len(images))
+        return Figure()
+
+    monkeypatch.setattr(pictures, "side_by_side", lambda originals, *_: see(originals))
+    monkeypatch.setattr(pictures, "attention_figure", lambda _, images, *names, **titles: see(images[0]))
+    draw_side_by_side(tmp_path, {"mse": mine}, "cpu")
+    assert shown == [2, 2]
+
+
+def enlarge(files: list[Path]) -> None:
+    for file in files:
+        with Image.open(file) as opened:
+            opened.resize((64, 64)).save(file)
 
 
 def test_a_method_that_fails_is_told_and_the_others_go_on(

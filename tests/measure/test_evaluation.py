@@ -117,8 +117,9 @@ def test_parts_of_other_images_or_of_an_earlier_encoder_do_not_stay(
     assert list(found["parts"]) == ["reconstruction"]
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert "knn/mean, linear/mean, reconstruction in " in told
-    assert "are of other images or weights: they go to results-before.json; --out FOLDER keeps both" in told
-    assert json.loads((tmp_path / "out" / "results-before.json").read_text(encoding="utf-8")) == again
+    assert "of other images, weights or image size: they go to results-before-2.json" in told
+    kept = [json.loads((tmp_path / "out" / f"results-before{n}.json").read_text(encoding="utf-8")) for n in ("", "-2")]
+    assert kept == [first, again]
     assert "**linear/mean**" not in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").glob("confusion-*.png"))
     assert (tmp_path / "out" / "reconstructions.png").is_file()
@@ -126,6 +127,25 @@ def test_parts_of_other_images_or_of_an_earlier_encoder_do_not_stay(
     evaluate(replace(config, parts=("knn",)))
     later = replace(config, encoder="random:micro/8", data=str(labelled), image_size=32, parts=("linear",))
     assert list(content(evaluate(later))["parts"]) == ["linear/mean"]
+
+
+def test_a_part_that_is_measured_another_way_is_put_beside(run: Path, tmp_path: Path) -> None:
+    """It may have taken hours, as the probe of the MAE paper does."""
+    config = config_of(run, tmp_path, parts=("linear",), pools=("mean",))
+    contents, told = [], []
+    for settings in ({"protocol": "mae", "epochs": 1}, {"block": 3}, {}, {}):
+        console = Console(file=StringIO(), width=300)
+        contents.append(content(evaluate(replace(config, **settings), console)))
+        told.append(console.file.getvalue())  # type: ignore[attr-defined]
+    said = (
+        f"linear/mean in {tmp_path / 'out'} was measured another way: it goes to results-before{{}}.json; --out FOLDER"
+    )
+    assert ["another way" in line for line in told] == [False, True, True, False]
+    assert said.format("") in told[1]
+    assert said.format("-2") in told[2]
+    for number, before in (("", contents[0]), ("-2", contents[1])):
+        assert json.loads((tmp_path / "out" / f"results-before{number}.json").read_text(encoding="utf-8")) == before
+    assert not (tmp_path / "out" / "results-before-3.json").exists()
 
 
 @pytest.mark.parametrize("lost", ["depends", "padding"])
@@ -279,6 +299,21 @@ def test_where_results_go(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="this is a file"):
         evaluation.results_folder(EvaluateConfig(encoder="x", out=str(tmp_path / "file")))
+
+
+def test_encoders_whose_names_look_alike_have_a_folder_each(
+    run: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for name in ("a/b", "a-b"):
+        shutil.copy(run / "encoder.safetensors", tmp_path / name)
+    quick = {"data": str(labelled), "parts": ("knn",), "pools": ("mean",), "out": None}
+    folders = [evaluate(config_of(Path(name), tmp_path, **quick)) for name in ("a/b", "a-b", "./a/b", "a-b")]
+    assert folders[0] == folders[2] == Path("evaluation/a-b")
+    assert folders[1] == folders[3] != folders[0]
+    assert folders[1].name.startswith("a-b-")
+    assert not list(tmp_path.rglob("results-before*.json"))
 
 
 @pytest.mark.parametrize(

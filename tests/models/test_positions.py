@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from perceptual_mae.models.positions import resample, sincos_2d
+from perceptual_mae.models.positions import is_sincos, resample, sincos_2d
 
 
 @pytest.mark.parametrize(("dim", "grid"), [(8, (3, 3)), (32, (4, 7)), (48, (6, 2)), (4, (1, 1))])
@@ -30,6 +30,19 @@ def test_sincos_equals_the_formula(dim: int, grid: tuple[int, int]) -> None:
 def test_every_patch_has_its_own_place() -> None:
     embedding = sincos_2d(32, (14, 14))[0]
     assert len(embedding.unique(dim=0)) == 197
+
+
+def test_the_fixed_embedding_is_recognised() -> None:
+    fixed = sincos_2d(32, (4, 6))
+    assert is_sincos(fixed, (4, 6))
+    assert is_sincos(fixed.half(), (4, 6))
+    assert is_sincos(resample(fixed, (8, 8), (4, 6)), (8, 8), (4, 6))
+    assert not is_sincos(sincos_2d(32, (8, 8)), (8, 8), (4, 6))
+    assert not is_sincos(fixed, (6, 4))
+    assert not is_sincos(fixed, (4, 5))
+    assert not is_sincos(fixed[:, 1:], (4, 6))
+    assert not is_sincos(fixed[..., :30], (4, 6))
+    assert not is_sincos(fixed + 0.01, (4, 6))
 
 
 @pytest.mark.parametrize("dim", [2, 6, 30])

@@ -10,7 +10,8 @@ from comparison_rows import SCALE, THREE, Make, method, other, page_of, told, wr
 
 from perceptual_mae.report.comparison_folder import Spread, read_comparison
 from perceptual_mae.report.comparison_story import facts
-from perceptual_mae.report.comparison_verdict import verdict
+from perceptual_mae.report.comparison_table import measure
+from perceptual_mae.report.comparison_verdict import level, verdict
 
 
 @pytest.fixture
@@ -19,14 +20,15 @@ def make(tmp_path: Path) -> Make:
     return partial(write_folder, tmp_path / "comparison")
 
 
-def test_the_spread_is_the_sample_standard_deviation_and_ranges_that_touch_overlap() -> None:
+def test_the_spread_is_the_sample_standard_deviation_and_ranges_that_touch_are_level() -> None:
     values = (0.1, 0.2, 0.6)
     assert Spread(values).deviation == pytest.approx(np.std(values, ddof=1))
     assert Spread((0.3,)).deviation is None
-    one, root = Spread((1.0, 3.0)), statistics.stdev((1.0, 3.0))
-    assert one.overlaps(Spread((1 + 2 * root - 0.01, 3 + 2 * root - 0.01))) is True
-    assert one.overlaps(Spread((1 + 2 * root + 0.01, 3 + 2 * root + 0.01))) is False
-    assert one.overlaps(Spread((2.0,))) is None
+    l1, one, root = measure("l1"), Spread((1.0, 3.0)), statistics.stdev((1.0, 3.0))
+    assert level(l1, one, Spread((1 + 2 * root - 0.01, 3 + 2 * root - 0.01)))
+    assert not level(l1, one, Spread((1 + 2 * root + 0.01, 3 + 2 * root + 0.01)))
+    assert level(l1, one, Spread((2 + root - 0.01,)))
+    assert not level(l1, one, Spread((2 + root + 0.01,)))
 
 
 def test_the_best_is_named_with_its_lead_over_the_plain_autoencoder_and_what_it_costs(make: Make) -> None:
@@ -79,7 +81,7 @@ def test_one_seed_is_said_to_be_one(make: Make) -> None:
         ([0.50, 0.52], [0.509], "mse or ls-gan-p, on one seed. "),  # within the range of the other
         ([0.50, 0.52], [0.525], "ls-gan-p, on one seed. Of 2 methods, ls-gan-p does best"),
         ([0.50, 0.52], [0.519], "ls-gan-p or mse, on one seed. "),
-        ([0.50, 0.52], [0.4], "mse, on one seed. Of 2 methods, mse does best"),
+        ([0.50, 0.52], [0.4], "mse, on one seed of ls-gan-p. Of 2 methods, mse does best"),
     ],
 )
 def test_a_tie_and_a_method_with_fewer_seeds_are_no_clear_win(
@@ -94,6 +96,18 @@ def test_a_tie_and_a_method_with_fewer_seeds_are_no_clear_win(
     if [len(mse), len(other)] == [2, 1]:
         assert "Of ls-gan-p there is one seed" in found
         assert "one seed each" not in " ".join(fact.beside for fact in facts(read_comparison(folder)))
+
+
+def test_the_answer_is_about_the_methods_that_it_is_between(make: Make) -> None:
+    rows = [method("mse", [0.30, 0.301]), method("ms-ssim", [0.5, 0.501]), method("ls-gan", [0.1])]
+    said = told(make(rows))
+    assert said.startswith("ms-ssim. Of 3 methods, ms-ssim does best on these images: 50.0 ± 0.1 %")
+    assert "Of ls-gan there is one seed: how far another seed would move the numbers" in said
+    assert "Two seeds say little about a spread" in said
+    rows[0] = method("mse", [0.30])
+    assert told(make(rows)).startswith("ms-ssim, on one seed of mse. ")
+    rows[0] = method("mse", [0.5005])
+    assert told(make(rows)).startswith("mse or ms-ssim, on one seed. ")
 
 
 def test_many_that_read_the_same_are_no_answer(make: Make) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,30 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.metrics import accuracy_score
+from timm.models import VisionTransformer
 
+from perceptual_mae import weight_files
 from perceptual_mae.augment.settings import CropConfig
 from perceptual_mae.data.labelled import Sample
 from perceptual_mae.data.sharding import ShardSettings, write_shards
+from perceptual_mae.encoders import open_encoder
 from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.finetune import finetune
 from perceptual_mae.models.classifier import Classifier
 from perceptual_mae.seeds import seeded
-from perceptual_mae.transfer.classification import TIMM, Classification, CropAndAugment, Mixing, open_labelled
+from perceptual_mae.transfer.classification import (
+    TIMM,
+    Classification,
+    CropAndAugment,
+    Mixing,
+    open_classification,
+    open_labelled,
+)
 from perceptual_mae.transfer.config import ClassificationConfig, MixConfig
 from perceptual_mae.transfer.tasks import open_task
+from perceptual_mae.weight_files import encoder_metadata
 
 Make = Callable[..., ClassificationConfig]
 NONE = MixConfig(auto_augment=None, erasing=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
@@ -228,9 +241,25 @@ def test_the_export_is_timms(task: Classification, tmp_path: Path) -> None:
     assert torch.equal(other((images - mean) / std), network.logits(images))
 
 
-def test_grey_images_are_learnt_without_colour_policies(make_classification: Make, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def test_the_export_says_what_cannot_be_seen_in_its_weights(make_classification: Make, tmp_path: Path) -> None:
+    """Twelve heads of 8 numbers are not usual for the width, and 2 x 8 patches are as many as 4 x 4."""
+    network = VisionTransformer(img_size=(16, 64), patch_size=8, embed_dim=96, depth=1, num_heads=12, num_classes=0)
+    facts = encoder_metadata((16, 64), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 12)
+    save_file(network.state_dict(), tmp_path / "encoder.safetensors", facts)
+    config = make_classification(encoder=str(tmp_path / "encoder.safetensors"), image_size=None)
+    task, _ = open_classification(config)
+    task.export(task.network, tmp_path)
+    encoder, _ = open_encoder(tmp_path / TIMM)
+    assert (encoder.image_size, encoder.network.blocks[0].attn.num_heads) == ((16, 64), 12)
 
+    resnet = timm.create_model("test_resnet").state_dict()  # heads are nothing that a convolution has
+    save_file(resnet, tmp_path / "resnet.safetensors")
+    task, _ = open_classification(replace(config, encoder=f"timm:test_resnet:{tmp_path / 'resnet.safetensors'}"))
+    task.export(task.network, tmp_path)
+    assert "num_heads" not in weight_files.metadata(tmp_path / TIMM)
+
+
+def test_grey_images_are_learnt_without_colour_policies(make_classification: Make, tmp_path: Path) -> None:
     from perceptual_mae.models import MaskedAutoencoder
 
     torch.manual_seed(0)

@@ -1,6 +1,5 @@
 """What a run makes of an image of which some patches are hidden."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from perceptual_mae.paths import user_path
 from perceptual_mae.pretraining.build import trained_model
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
+from perceptual_mae.report.names import told_apart
 from perceptual_mae.training.device import choose_device
 
 
@@ -30,7 +30,7 @@ class PaintedRun:
     """A pre-training run that is ready to paint.
 
     Attributes:
-        name: its folder's, or what was typed where two have the same.
+        name: its folder's, or another where two have the same, see `told_apart`.
         path: the folder.
         config: its settings.
         model: in eval mode, on its device.
@@ -102,9 +102,8 @@ def open_runs(runs: Sequence[str], device: str = "auto") -> list[PaintedRun]:
     twice = next((spec for spec, path in zip(runs, paths, strict=True) if paths.count(path) > 1), None)
     if twice is not None:
         raise UsageError(f"RUN {twice}: it is named twice")
-    times = Counter(path.name for path in paths)
     opened = []
-    for spec in runs:
+    for spec, name in zip(runs, told_apart([path.name for path in paths], runs), strict=True):
         path = user_path(spec)
         try:
             folder = RunFolder.read(path)
@@ -113,8 +112,7 @@ def open_runs(runs: Sequence[str], device: str = "auto") -> list[PaintedRun]:
             raise PmaeError(f"RUN {spec}: its checkpoint is not of the model that its config.yaml describes") from error
         except PmaeError as error:
             raise type(error)(f"RUN {error}") from error
-        name = path.resolve().name
-        opened.append(PaintedRun(name if times[name] == 1 else spec, path, folder.config, model.to(place), step))
+        opened.append(PaintedRun(name, path, folder.config, model.to(place), step))
     return opened
 
 

@@ -1,7 +1,7 @@
 """From what a user calls an encoder to one: the ENCODER argument of every command."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -11,8 +11,8 @@ from perceptual_mae import weight_files
 from perceptual_mae.data import MAX_PIXELS
 from perceptual_mae.encoders import timm_model
 from perceptual_mae.encoders.fit import Side, SizeError, check_multiple, no_random_numbers, pair
-from perceptual_mae.encoders.stated import PIXELS, stated
-from perceptual_mae.encoders.vit import NoVitError, vit
+from perceptual_mae.encoders.stated import PIXELS, limit_of, stated
+from perceptual_mae.encoders.vit import NoVitError, PlainVit, vit
 from perceptual_mae.errors import PmaeError, UsageError, nearest
 from perceptual_mae.models import SIZES, MaskedAutoencoder
 from perceptual_mae.models.encoder import Encoder, RawPixels
@@ -39,6 +39,7 @@ class Opened:
         run: the run of `pmae pretrain` that it is, if it is one.
         autoencoder: the whole model of that run, on the CPU; of the same checkpoint as the encoder.
         step: steps that the run had trained for.
+        max_pixels: larger images are skipped unread: those that were never trained on.
     """
 
     encoder: Encoder
@@ -46,11 +47,7 @@ class Opened:
     run: RunFolder | None = None
     autoencoder: MaskedAutoencoder | None = None
     step: int | None = None
-
-    @property
-    def max_pixels(self) -> int:
-        """Larger images are skipped unread: those of the run that were never trained on."""
-        return self.run.config.loader.max_pixels if self.run is not None else MAX_PIXELS
+    max_pixels: int = MAX_PIXELS
 
 
 def load_encoder(spec: str | Path, image_size: Side | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -119,11 +116,11 @@ def _from_path(path: Path, size: _Size) -> Opened:
     if is_run(path):
         return _from_run(path, size)
     if (path / "config.yaml").is_file():
-        return Opened(*_from_finetuned(path, size))
+        return _from_finetuned(path, size)
     if path.is_dir():
         raise UsageError(f"this folder holds no run (there is no config.yaml in it); give {FORMS}")
     if path.is_file():
-        return Opened(*_from_file(path, size))
+        return _from_file(path, size)
     meant = f"; did you mean timm:{path}?" if timm.is_model(str(path)) else ""
     if path.parent.is_dir() and not meant:
         meant = nearest(path.name, (one.name for one in path.parent.iterdir()))
@@ -136,24 +133,31 @@ def _from_run(path: Path, size: _Size) -> Opened:
         model, step = trained_model(run)
     except RuntimeError as error:
         raise PmaeError("its checkpoint is not of the model that its config.yaml describes") from error
-    heads = SIZES[run.config.model].num_heads
-    found = vit(model.encoder_state_dict(), size, model.image_size, heads)
+    encoder, found = encoder_of(run, model, size)
+    matched = f"{found}: step {step} of the run; {found.fit}"
+    return Opened(encoder, matched, run, model, step, run.config.loader.max_pixels)
+
+
+def encoder_of(run: RunFolder, model: MaskedAutoencoder, size: _Size = None) -> tuple[Encoder, PlainVit]:
+    """The encoder in the model of a run, by itself, and what it was made of; `size`: default, the run's."""
+    found = vit(model.encoder_state_dict(), size, model.image_size, SIZES[run.config.model].num_heads)
     pixels = (model.mean.flatten().tolist(), model.std.flatten().tolist())
-    encoder = Encoder(found.network, path.resolve().name, found.image_size, *pixels, found.architecture)
-    return Opened(encoder, f"{found}: step {step} of the run; {found.fit}", run, model, step)
+    name, architecture = run.path.resolve().name, found.architecture
+    # A run learns no positions, wherever it has them from.
+    return Encoder(found.network, name, found.image_size, *pixels, architecture, fixed_positions=True), found
 
 
-def _from_finetuned(path: Path, size: _Size) -> _Named:
+def _from_finetuned(path: Path, size: _Size) -> Opened:
     """Of a run of `pmae finetune`: the encoder of its best network."""
     file = path / "encoder.safetensors"
     if not file.is_file():
         raise PmaeError("this fine-tuned run holds no plain Vision Transformer, or none that was evaluated yet")
-    encoder, matched = _from_file(file, size)
-    encoder.name = path.resolve().name
-    return encoder, matched
+    opened = _from_file(file, size)
+    opened.encoder.name = path.resolve().name
+    return replace(opened, max_pixels=limit_of(path) or MAX_PIXELS)
 
 
-def _from_file(path: Path, size: _Size) -> _Named:
+def _from_file(path: Path, size: _Size) -> Opened:
     file = weight_files.read(path)
     found = unwrap(file.state)
     if not found.tensors:
@@ -173,10 +177,13 @@ def _from_file(path: Path, size: _Size) -> _Named:
     mean, std = pixels or default_pixels(channels)
     whose = "" if pixels else f"; mean and std are {_usual(channels)}: the file does not say"
     name = "/".join(path.resolve().parts[-2:])
-    encoder = Encoder(opened.network, name, opened.image_size, mean, std, opened.architecture)
+    fixed = opened.fixed_positions
+    encoder = Encoder(opened.network, name, opened.image_size, mean, std, opened.architecture, fixed)
     place = f" (names under {found.prefix.removesuffix('.')})" if found.prefix else ""
     beside = f"; {len(found.others)} of the file are beside it ({found.others[0]}, ...)" if found.others else ""
-    return encoder, f"{opened}: {opened.fit}{place}{beside}{whose}"
+    doubt = f"; {known.doubt}" if known.doubt else ""
+    matched = f"{opened}: {opened.fit}{place}{beside}{whose}{doubt}"
+    return Opened(encoder, matched, max_pixels=known.max_pixels or MAX_PIXELS)
 
 
 def _from_timm(rest: str, size: _Size) -> _Named:
@@ -189,7 +196,8 @@ def _from_timm(rest: str, size: _Size) -> _Named:
         raise UsageError(f"there is no file {path}{near}")
     read = weight_files.read(path)
     found = unwrap(read.state)
-    return timm_model.from_tensors(name, found.tensors, size, stated(path, read, found))
+    tensors = {own: tensor for own, tensor in found.tensors.items() if own not in PIXELS}
+    return timm_model.from_tensors(name, tensors, size, stated(path, read, found))
 
 
 def _from_random(rest: str, size: _Size) -> _Named:
@@ -204,7 +212,8 @@ def _from_random(rest: str, size: _Size) -> _Named:
         torch.manual_seed(_SEED)
         model = MaskedAutoencoder.from_size(name, image_size=size, patch_size=patch)
     made = vit(model.encoder_state_dict(), size, size, SIZES[name].num_heads)
-    encoder = Encoder(made.network, f"random:{rest}", size, IMAGENET_MEAN, IMAGENET_STD, made.architecture)
+    pixels = (IMAGENET_MEAN, IMAGENET_STD)
+    encoder = Encoder(made.network, f"random:{rest}", size, *pixels, made.architecture, made.fixed_positions)
     return encoder, f"{made}: random weights (seed {_SEED})"
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from perceptual_mae import plain_yaml
+from perceptual_mae.errors import UsageError
 from perceptual_mae.models import SIZES
 from perceptual_mae.models.architecture import PLAIN_VIT
 from perceptual_mae.models.mae import default_pixels
 from perceptual_mae.models.weights import Unwrapped
 from perceptual_mae.pretraining.folder import RunFolder, is_run
-from perceptual_mae.weight_files import WeightFile
+from perceptual_mae.weight_files import WeightFile, metadata
 
 PIXELS = ("mean", "std")
 _MOST_CHANNELS = 10_000
@@ -31,12 +33,16 @@ class Stated:
         mean, std: per channel, of images in [0, 1]; or one number for all channels.
         image_size: `(height, width)` in pixels of the images that it was trained on.
         heads: attention heads.
+        max_pixels: of the largest image that it was trained on.
+        doubt: what could not be asked, in words.
     """
 
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
     image_size: tuple[int, int] | None = None
     heads: int | None = None
+    max_pixels: int | None = None
+    doubt: str = ""
 
     def pixels(self, channels: int) -> tuple[list[float], list[float]] | None:
         """Mean and std of so many channels; None where they are not said, or are of other channels."""
@@ -53,11 +59,9 @@ def stated(path: Path, file: WeightFile, found: Unwrapped) -> Stated:
         path: of the file. Beside a checkpoint of a run lie the run's settings, which know the size of its images.
         file: its content.
         found: the encoder in it.
-
-    Raises:
-        UsageError: the settings of the run cannot be read.
     """
-    run, described = _run_of(path), _mapping(file.metadata.get("description"))
+    folder = _run_folder(path)
+    (run, doubt), described = _run_in(folder), _description(file, folder)
     pixels: dict[str, Sequence[float]] = {}
     if run is not None:
         own, usual = run.config.pixels, default_pixels(run.config.pixels.channels)
@@ -72,15 +76,47 @@ def stated(path: Path, file: WeightFile, found: Unwrapped) -> Stated:
     size = sizes[0] if sizes else run.config.size if run else None
     heads = [*_numbers([_parsed(file.metadata.get("num_heads"))]), *_numbers([_heads(described)])]
     known = int(heads[0]) if heads else SIZES[run.config.model].num_heads if run else None
-    return Stated(pixels.get("mean", ()), pixels.get("std", ()), size, known)
+    largest = _limit(described.get("max_pixels")) or (limit_of(folder) if folder else None)
+    return Stated(pixels.get("mean", ()), pixels.get("std", ()), size, known, largest, doubt)
 
 
-def _run_of(path: Path) -> RunFolder | None:
-    """The run of `pmae pretrain` of which a file is a checkpoint's: `RUN/checkpoints/step-00001500/FILE`."""
+def limit_of(folder: Path) -> int | None:
+    """Pixels of the largest image that a run of either kind reads, as its `config.yaml` has it; None: it does not."""
+    try:
+        settings = plain_yaml.load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return _limit(settings["loader"]["max_pixels"])
+    except (OSError, ValueError, plain_yaml.YamlError, LookupError, TypeError):
+        return None
+
+
+def _limit(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 1 else None
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The run, of either kind, of which a file is a checkpoint's: `RUN/checkpoints/step-00001500/FILE`."""
     folders = Path(os.path.abspath(path)).parents
     if len(folders) < 3 or folders[1].name != "checkpoints" or not re.fullmatch(r"step-\d+", folders[0].name):
         return None
-    return RunFolder.read(folders[2]) if is_run(folders[2]) else None
+    return folders[2]
+
+
+def _run_in(folder: Path | None) -> tuple[RunFolder | None, str]:
+    """The run of `pmae pretrain` in a folder, if there is one whose settings can be read; else why they cannot."""
+    if folder is None or not is_run(folder):
+        return None, ""
+    try:
+        return RunFolder.read(folder), ""
+    except UsageError as error:  # of another version, perhaps: the file itself says nearly everything
+        return None, f"the settings of its run are unknown ({error})"
+
+
+def _description(file: WeightFile, folder: Path | None) -> dict[str, Any]:
+    """That of a fine-tuned network: the file's own or, for a checkpoint, that of the best network of its run."""
+    own = file.metadata.get("description")
+    if own is None and folder is not None:
+        own = metadata(folder / "model.safetensors").get("description")
+    return _mapping(own)
 
 
 def _beside(file: WeightFile, found: Unwrapped) -> dict[str, Tensor]:

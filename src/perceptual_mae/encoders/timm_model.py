@@ -14,6 +14,7 @@ from perceptual_mae.encoders.stated import Stated
 from perceptual_mae.errors import PmaeError, UsageError, nearest
 from perceptual_mae.models.architecture import Architecture
 from perceptual_mae.models.encoder import Encoder
+from perceptual_mae.models.positions import is_sincos
 
 HUB = "https://huggingface.co/"
 
@@ -182,11 +183,16 @@ def _encoder(
     size = image_size or tuple(config["input_size"][1:])
     mean, std = (known.pixels(len(config["mean"])) if known else None) or (config["mean"], config["std"])
     try:
-        return Encoder(network, title, size, mean, std, architecture)
+        encoder = Encoder(network, title, size, mean, std, architecture)
     except Exception as error:  # each model has its own way to say so
         if image_size is not None:
             raise SizeError(f"{title} does not take images of {words(image_size)} ({_line(error)})") from error
         raise PmaeError(f"{title} gives no tokens and no map of features ({_line(error)})") from error
+    positions = getattr(network, "pos_embed", None)
+    if isinstance(positions, nn.Parameter):  # timm has resampled them already, from those of its own size
+        rows, columns = (side // encoder.patch_size for side in config["input_size"][1:])
+        encoder.fixed_positions = is_sincos(positions, encoder.grid, (rows, columns))
+    return encoder
 
 
 def _line(error: Exception) -> str:

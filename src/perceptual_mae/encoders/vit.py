@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perceptual_mae.encoders.fit import Fit, SizeError, check_multiple, fit, shape, words
 from perceptual_mae.models.architecture import PLAIN_VIT, Architecture
+from perceptual_mae.models.positions import is_sincos
 from perceptual_mae.models.sizes import SIZES
 
 _HEADS = {size.embed_dim: size.num_heads for size in SIZES.values()} | {1152: 16, 1408: 16, 1664: 16}
@@ -47,12 +48,14 @@ class PlainVit:
         architecture: how to build another one.
         image_size: `(height, width)` in pixels that it takes.
         fit: what matched.
+        fixed_positions: see `Encoder`.
     """
 
     network: VisionTransformer
     architecture: Architecture
     image_size: tuple[int, int]
     fit: Fit
+    fixed_positions: bool
 
     def __str__(self) -> str:
         """`vit 192/12/3, patch 16, 224 x 224`: width, depth, heads."""
@@ -118,7 +121,7 @@ def vit(
     found = fit(network, tensors)
     if old != grid:
         found = replace(found, notes=(f"position embeddings resampled from {words(old)} patches to {words(grid)}",))
-    return PlainVit(network, architecture, size, found)
+    return PlainVit(network, architecture, size, found, is_sincos(positions, old))
 
 
 def _timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -84,21 +84,28 @@ class Reading:
         """Images of a batch: with several views of each, fewer."""
         return max(1, self.batch_size // (self.views.count if self.views else 1))
 
+    def block_index(self, encoder: Encoder) -> int | None:
+        """The block counted from 0, whichever way it was counted; None: the end of the network.
+
+        Raises:
+            UsageError: the encoder has no such block.
+        """
+        try:
+            return None if self.block is None else encoder.block_index(self.block)
+        except ValueError as error:
+            raise UsageError(f"--block {self.block}: {error}") from None
+
     def depends(self, encoder: Encoder) -> dict[str, object]:
         """Everything here that the features depend on, ready for JSON.
 
         Raises:
             UsageError: the encoder has no such block.
         """
-        try:
-            block = None if self.block is None else encoder.block_index(self.block)
-        except ValueError as error:
-            raise UsageError(f"--block {self.block}: {error}") from None
         return {
             "version": VERSION,
             "image_size": list(encoder.image_size),
             "channels": encoder.in_channels,
-            "block": block,
+            "block": self.block_index(encoder),
             "max_pixels": self.max_pixels,
             "views": asdict(self.views) if self.views else None,
             "precision": "bf16" if has_bf16(encoder.mean.device.type) else "fp32",

@@ -85,7 +85,7 @@ def mae_probe(
     plan = SamplePlan(len(train), config.batch_size, config.seed)
     steps = config.epochs * plan.steps_per_epoch
     if folder is not None:
-        training.keep_in(folder, [images_digest(train), images_digest(test)])
+        training.keep_in(folder, [images_digest(train), images_digest(test)], max_pixels)
     loader = train_loader(
         train,
         plan,
@@ -187,12 +187,13 @@ class ProbeTraining:
             }
             write_atomically(self._file, lambda file: torch.save(state, file))
 
-    def keep_in(self, folder: Path, images: list[str]) -> None:
+    def keep_in(self, folder: Path, images: list[str], max_pixels: int = MAX_PIXELS) -> None:
         """Keep the state in a folder from now on, and go on from the one that is there if it is of the same training.
 
         Args:
             folder: made where it is missing.
             images: digests of the images that are learnt from and tested on.
+            max_pixels: larger ones of them are skipped.
         """
         self._file = folder / STATE
         self._identity = {
@@ -203,6 +204,8 @@ class ProbeTraining:
             "images": images,
             "classes": self.classes,
         }
+        if max_pixels != MAX_PIXELS:  # nothing is said of what is usual: states of before it counted stay right
+            self._identity["max_pixels"] = max_pixels
         if not self._file.exists():
             return
         try:

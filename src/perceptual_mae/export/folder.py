@@ -1,7 +1,6 @@
 """Where an export is written: a folder that is whole or not there, and that never takes the place of something else."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 from perceptual_mae.errors import UsageError, printable
 from perceptual_mae.files import flush_to_disk, readable_as_usual, writing
-from perceptual_mae.paths import user_path
+from perceptual_mae.paths import folder_name, user_path
 
 RECORD = "export.json"
 """Says what was exported, how it was checked, and which files belong to it."""
@@ -26,7 +25,7 @@ def default_place(spec: str, folder: Path | None, name: str) -> Path:
     """
     if folder is not None:
         return folder / "export" / name
-    return Path("export") / (re.sub(r"[^\w.-]+", "-", spec).strip("-.")[-100:] or "encoder") / name
+    return Path("export") / folder_name(spec) / name
 
 
 def check_free(folder: Path) -> None:

@@ -73,7 +73,7 @@ class Source:
         check_multiple(size, network.patch_embed.patch_size)
         made = vit(network.state_dict(), size, encoder.image_size, network.blocks[0].attn.num_heads)
         pixels = (encoder.mean.flatten().tolist(), encoder.std.flatten().tolist())
-        return Encoder(made.network, encoder.name, size, *pixels, made.architecture)
+        return Encoder(made.network, encoder.name, size, *pixels, made.architecture, encoder.fixed_positions)
 
 
 def open_source(spec: str, image_size: Side | None = None) -> Source:

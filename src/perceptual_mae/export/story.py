@@ -54,7 +54,6 @@ def model_rows(source: Source) -> list[Row]:
     """The encoder itself."""
     encoder = source.encoder
     height, width = encoder.image_size
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
     network = source.plain_vit
     what = source.architecture.name
     if network is not None:
@@ -63,7 +62,7 @@ def model_rows(source: Source) -> list[Row]:
     mean, std = source.pixels
     return [
         ("Encoder", what),
-        ("Parameters", compact(parameters)),
+        ("Parameters", compact(encoder.parameter_count)),
         ("Images", f"{height} × {width} pixels, {count(encoder.in_channels)} channels"),
         ("A token stands for", f"{encoder.patch_size} × {encoder.patch_size} pixels, in {encoder.embed_dim} numbers"),
         ("Mean of pixels", ", ".join(f"{value:.4g}" for value in mean)),
@@ -160,8 +159,8 @@ def _parts_of(source: Source, content: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, part in content["parts"].items():
         depends = part.get("depends") or {}
-        measured = depends.get("weights", depends.get("model"))
-        if same if measured is None else measured == digest:
+        weights = depends.get("weights", depends.get("model"))
+        if same if weights is None else weights == digest:
             found[name] = part
     return found
 

@@ -6,13 +6,10 @@ evaluation.
 
 import json
 import os
-import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +22,15 @@ from perceptual_mae.errors import PmaeError, UsageError
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.config import FLOORS, CompareConfig
-from perceptual_mae.measure.evaluation import evaluate
+from perceptual_mae.measure.evaluation import evaluate, folder_of, measured_in
 from perceptual_mae.measure.pictures import draw_side_by_side
 from perceptual_mae.methods import METHODS
-from perceptual_mae.paths import user_path
+from perceptual_mae.paths import folder_name, user_path
 from perceptual_mae.pretraining.config import PretrainConfig
 from perceptual_mae.pretraining.folder import RunFolder
 from perceptual_mae.report.comparison import write_comparison
 from perceptual_mae.report.evaluation import headline
+from perceptual_mae.report.names import told_apart
 from perceptual_mae.settings import to_dict
 from perceptual_mae.training.signals import STOPPING, Interrupted, StopRequest
 
@@ -70,9 +68,10 @@ def compare(config: CompareConfig, console: Console | None = None, command: str 
     others = {name: spec.format(**vars(config.pretrain)) for name, spec in FLOORS.items()} if config.floors else {}
     for name, spec in others.items():
         content.other(name, name, "floor", spec)
-        content.measured(name, _evaluated(config, spec, f"{folder}/encoders/{name.replace(' ', '-')}", console))
-    for spec, out in zip(config.encoders, _file_names(config.encoders), strict=True):
-        found = _evaluated(config, spec, f"{folder}/encoders/{out}", console, at_its_size=True)
+        content.measured(name, _evaluated(config, spec, f"{folder}/encoders/{folder_name(name)}", console))
+    for spec in config.encoders:
+        out = encoder_folder(folder / "encoders", spec)
+        found = _evaluated(config, spec, str(out), console, at_its_size=True)
         row = f"--encoders {spec}"  # its name may be that of another row
         content.other(row, found["encoder"]["name"], "published", spec)
         content.measured(row, found)
@@ -154,36 +153,36 @@ def _facts(run: str) -> Mapping[str, Any]:
 def _evaluated(
     config: CompareConfig, spec: str, out: str, console: Console | None, at_its_size: bool = False
 ) -> dict[str, Any]:
-    """What an evaluation of an encoder found: the content of its `results.json`."""
+    """What an evaluation of an encoder found: the content of its `results.json`.
+
+    Every row is measured on the images that the methods are trained on, whatever size its own encoder may read.
+    """
     size = None if at_its_size else config.pretrain.image_size
     settings: EvaluateConfig = replace(
         config.evaluate, encoder=spec, data=config.pretrain.data, out=out, image_size=config.evaluate.image_size or size
     )
-    folder = evaluate(settings, console, val_data=config.pretrain.val_data)
+    limit = config.pretrain.loader.max_pixels
+    folder = evaluate(settings, console, val_data=config.pretrain.val_data, max_pixels=limit)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return found
 
 
-def _file_names(encoders: Sequence[str]) -> list[str]:
-    """A folder's name for each encoder, like what the user typed; no two have the same, nor that of a floor."""
-    names = [re.sub(r"[^\w.]", "-", spec).strip("-.")[-100:] for spec in encoders]
-    times = Counter([*names, *(floor.replace(" ", "-") for floor in FLOORS)])
-    ends = [f"-{sha256(spec.encode()).hexdigest()[:8]}" for spec in encoders]
-    return [name if times[name] == 1 else name + end for name, end in zip(names, ends, strict=True)]
+def encoder_folder(parent: Path, spec: str) -> Path:
+    """The folder in `parent` for what is measured of an encoder: where that is already, under whatever name."""
+    floors = {parent / folder_name(name) for name in FLOORS}  # one of them may be the same encoder in another size
+    there = sorted(file.parent for file in parent.glob("*/results.json") if file.parent not in floors)
+    before = (folder for folder in there if measured_in(folder) == without_credentials(spec))
+    return next(before, folder_of(parent, spec))
 
 
-def told_apart(rows: Iterable[Row]) -> list[Row]:
-    """The rows; an encoder whose name another row has as well goes by what the user typed."""
+def rows_told_apart(rows: Iterable[Row]) -> list[Row]:
+    """The rows, encoders last, no two under one name; methods and floors keep theirs."""
     rows = list(rows)
-    times = Counter(row["name"] for row in rows)
-    own = {row["name"] for row in rows if row["kind"] != "published"}
-
-    def name(row: Row) -> str:
-        if row["kind"] != "published" or times[row["name"]] == 1:
-            return str(row["name"])
-        return f"{row['spec']} (encoder)" if row["spec"] in own else str(row["spec"])
-
-    return [row | {"name": name(row)} for row in rows]
+    others = [row for row in rows if row["kind"] != "published"]
+    encoders = [row for row in rows if row["kind"] == "published"]
+    taken = [row["name"] for row in others]
+    names = told_apart([row["name"] for row in encoders], [row["spec"] for row in encoders], taken)
+    return [*others, *(row | {"name": name} for row, name in zip(encoders, names, strict=True))]
 
 
 class _Content:
@@ -267,7 +266,7 @@ class _Content:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / "results.json", self.content | {"rows": told_apart(self.rows.values())})
+        write_json(self.folder / "results.json", self.content | {"rows": rows_told_apart(self.rows.values())})
         write_comparison(self.folder)
 
 

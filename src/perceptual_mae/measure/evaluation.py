@@ -5,8 +5,10 @@ evaluation that was interrupted goes on, and one that is repeated with another f
 """
 
 import json
-import re
+import os
 import time
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ from perceptual_mae.evaluation.reconstruction import look
 from perceptual_mae.evaluation.scores import NothingToClassify
 from perceptual_mae.files import alone
 from perceptual_mae.measure.parts import Measurements, mask_ratio
-from perceptual_mae.measure.results import BEFORE, Results, picture_of
-from perceptual_mae.measure.subject import Images, count_parameters, open_images, open_subject
+from perceptual_mae.measure.results import Results, picture_of
+from perceptual_mae.measure.subject import Images, open_images, open_subject
 from perceptual_mae.measure.telling import telling
-from perceptual_mae.paths import user_path
+from perceptual_mae.paths import folder_name, user_path
 from perceptual_mae.pretraining.folder import is_run
 from perceptual_mae.report.confusion import confusion_figure
 from perceptual_mae.report.evaluation import summary
@@ -40,13 +42,20 @@ PICTURED = 8
 """Images in the picture of reconstructions."""
 
 
-def evaluate(config: EvaluateConfig, console: Console | None = None, *, val_data: str | None = None) -> Path:
+def evaluate(
+    config: EvaluateConfig,
+    console: Console | None = None,
+    *,
+    val_data: str | None = None,
+    max_pixels: int | None = None,
+) -> Path:
     """Measure an encoder on a person's images; what was measured before, the same way, is not measured again.
 
     Args:
         config: what to measure, and on what.
         console: where it is shown how far it is; None: nowhere.
         val_data: images to test on, see `open_images`.
+        max_pixels: larger images are skipped unread; default: those that are too large for the encoder, see `Opened`.
 
     Returns:
         the folder with `results.json`, `results.md` and pictures.
@@ -60,6 +69,8 @@ def evaluate(config: EvaluateConfig, console: Console | None = None, *, val_data
     if choose_device(config.device) == "cpu":
         keep_freed_memory()
     subject = open_subject(config)
+    if max_pixels is not None:
+        subject = replace(subject, max_pixels=max_pixels)
     images = open_images(config, subject, val_data)
     folder = results_folder(config)
     # Two that write the same results would each keep its own parts alone.
@@ -69,13 +80,17 @@ def evaluate(config: EvaluateConfig, console: Console | None = None, *, val_data
         results.begin(describe(config, subject, images), missing(config, subject, images), measurements)
         for line in (f"{subject.encoder.name}: {subject.matched}", *results.content["notes"]):
             console.print(line, highlight=False, markup=False)
+        kept = f"to {results.beside.name}; --out FOLDER keeps both"
         if results.let_go:
             names = ", ".join(sorted(results.let_go))
-            said = f"{names} in {folder} are of other images or weights: they go to {BEFORE}; --out FOLDER keeps both"
+            said = f"{names} in {folder} are of other images, weights or image size: they go {kept}"
             console.print(said, highlight=False, markup=False)
         for part in measurements:
             if results.has(part):
                 continue
+            if results.replaces(part):
+                said = f"{part.name} in {folder} was measured another way: it goes {kept}"
+                console.print(said, highlight=False, markup=False)
             started = time.monotonic()
             tell(f"{part.name}: {images.spec}", 0, 0)
             try:
@@ -98,10 +113,32 @@ def results_folder(config: EvaluateConfig) -> Path:
     elif is_run(run := user_path(config.encoder)):
         folder = run / "evaluation"
     else:
-        folder = Path("evaluation") / re.sub(r"[^\w.-]+", "-", config.encoder).strip("-.")[-100:]
+        folder = folder_of(Path("evaluation"), config.encoder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: this is a file; name a folder")
     return folder
+
+
+def folder_of(parent: Path, spec: str) -> Path:
+    """The folder in `parent` for results of an encoder: named like it, with a hash where those of another one are."""
+    folder = parent / folder_name(spec)
+    found = measured_in(folder)
+    if found is None or _as_path(found) == _as_path(without_credentials(spec)):
+        return folder
+    return folder.with_name(f"{folder.name}-{sha256(spec.encode()).hexdigest()[:8]}")
+
+
+def measured_in(folder: Path) -> str | None:
+    """The encoder that the results in a folder are of, as it was typed; None: there are none."""
+    try:
+        return str(json.loads((folder / "results.json").read_text(encoding="utf-8"))["encoder"]["spec"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _as_path(spec: str) -> str:
+    """The same for every way to write the path of a file."""
+    return os.path.abspath(os.path.expanduser(spec))
 
 
 def table(folder: Path) -> Table:
@@ -123,7 +160,7 @@ def describe(config: EvaluateConfig, subject: Opened, images: Images) -> dict[st
             "name": encoder.name,
             "method": run.config.method if run else None,
             "matched": subject.matched,
-            "parameters": count_parameters(subject),
+            "parameters": encoder.parameter_count,
             "embed_dim": encoder.embed_dim,
             "depth": encoder.depth,
             "patch_size": encoder.patch_size,

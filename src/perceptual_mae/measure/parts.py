@@ -8,7 +8,7 @@ from typing import Any
 
 from perceptual_mae.data import MAX_PIXELS, Source, choose_workers, eval_batches
 from perceptual_mae.encoders import open_encoder
-from perceptual_mae.encoders.open import Opened
+from perceptual_mae.encoders.open import Opened, encoder_of
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig, Pool
 from perceptual_mae.evaluation.feature_cache import default_cache, images_digest, weights_digest
@@ -87,24 +87,44 @@ class Measurements:
                 yield probe(self.images.train, pool)
 
     @cached_property
-    def weights(self) -> str:
+    def weights_digest(self) -> str:
         """Digest of the encoder."""
         return weights_digest(self.subject.encoder)
 
     @cached_property
-    def train(self) -> str | None:
+    def model_digest(self) -> str:
+        """Digest of the run's encoder at the run's own size, which reconstructions have whatever size is asked for.
+
+        The decoder's weights are of the same checkpoint: another one has another encoder, too.
+        """
+        subject, model = self.subject, self.subject.autoencoder
+        if subject.run is None or model is None or model.image_size == subject.encoder.image_size:
+            return self.weights_digest
+        return weights_digest(encoder_of(subject.run, model)[0])
+
+    @cached_property
+    def train_digest(self) -> str | None:
         """Digest of the images that are learnt from: they are looked at only for a part that does."""
         return None if self.images.train is None else images_digest(self.images.train)
 
     @cached_property
-    def test(self) -> str:
+    def test_digest(self) -> str:
         """Digest of the images that are measured on."""
         return images_digest(self.images.test)
 
     def are_of(self, depends: Mapping[str, Any]) -> bool:
         """Whether a part that depends on this is of the same encoder and images, however it was measured."""
-        names = {"model": "weights", "weights": "weights", "train": "train", "test": "test"}
-        return all(depends[name] == getattr(self, own) for name, own in names.items() if name in depends)
+        names = [name for name in ("model", "weights", "train", "test") if name in depends]
+        return all(depends[name] == getattr(self, f"{name}_digest") for name in names)
+
+    def today(self, depends: Mapping[str, Any]) -> dict[str, Any]:
+        """What a part that an earlier version measured depends on, as this one writes it."""
+        found, depth = dict(depends), self.subject.encoder.depth
+        if found.get("model") == self.weights_digest:  # which has the size of features
+            found["model"] = self.model_digest
+        if found.get("block") in range(-depth, 0):
+            found["block"] += depth
+        return found
 
     # -- reconstruction ------------------------------------------------------------------------------------------------
 
@@ -137,14 +157,16 @@ class Measurements:
             found = measure_reconstructions(model, batches, mask_ratio=ratio, seed=config.seed, extractors=extractors)
             return found | {"skipped": len(self.images.test) - found["images"]} if found else found
 
+        high, wide = model.image_size
         distances = f"; Fréchet distance in the features of {', '.join(names)}" if names else ""
         return Part(
             "reconstruction",
-            f"{ratio:.0%} of the patches removed, the same ones for every model; central crops of {self.images.split}; "
-            f"PSNR in dB, the mean over images; SSIM with an 11 x 11 Gaussian window{distances}",
+            f"{ratio:.0%} of the patches removed, the same ones for every model; central crops ({high} x {wide} "
+            f"pixels) of {self.images.split}; PSNR in dB, the mean over images; SSIM with an 11 x 11 Gaussian window"
+            f"{distances}",
             {
-                "model": self.weights,
-                "test": self.test,
+                "model": self.model_digest,
+                "test": self.test_digest,
                 "mask_ratio": ratio,
                 "seed": config.seed,
                 "distances": [*map(weights_digest, encoders), *names],
@@ -230,8 +252,8 @@ class Measurements:
     @property
     def common(self) -> dict[str, Any]:
         """What every classification depends on."""
-        digests = {"weights": self.weights, "train": self.train, "test": self.test}
-        return digests | {"block": self.config.block, "seed": self.config.seed} | self.limit
+        digests = {"weights": self.weights_digest, "train": self.train_digest, "test": self.test_digest}
+        return digests | {"block": self.block, "seed": self.config.seed} | self.limit
 
     @property
     def limit(self) -> dict[str, int]:
@@ -240,14 +262,18 @@ class Measurements:
         return {"max_pixels": limit} if limit != MAX_PIXELS else {}
 
     @property
-    def of_block(self) -> str:
-        """Which block the tokens come from, for a protocol; nothing where it is the end of the network.
+    def block(self) -> int | None:
+        """The block that tokens come from, counted from 0; None: they are those of the whole network.
 
         Raises:
             UsageError: the encoder has no such block.
         """
-        block = Reading(self.config.block).depends(self.subject.encoder)["block"]
-        last = self.subject.encoder.depth - 1
+        return Reading(self.config.block).block_index(self.subject.encoder)
+
+    @property
+    def of_block(self) -> str:
+        """The same for a protocol; nothing where it is the end of the network."""
+        block, last = self.block, self.subject.encoder.depth - 1
         return "" if block is None else f"; tokens are the output of block {block} (0 to {last}), before the final norm"
 
     def features(self, source: Source, views: int = 0) -> Features:

@@ -30,8 +30,9 @@ def draw_side_by_side(folder: Path, runs: Mapping[str, Path], device: str) -> di
     where = choose_device(device)
     first = RunFolder.read(next(iter(runs.values()))).config
     spec, channels = first.val_data or first.data, first.pixels.channels
-    source = open_validation_or_all(spec, channels=channels, stream=StreamSettings.of(first.loader))
-    images, _ = fixed_images(source, COUNT, image_size=first.size, channels=channels, seed=first.seed)
+    limit, stream = first.loader.max_pixels, StreamSettings.of(first.loader)
+    source = open_validation_or_all(spec, channels=channels, stream=stream)
+    images, _ = fixed_images(source, COUNT, image_size=first.size, channels=channels, seed=first.seed, max_pixels=limit)
     drawn, seen = {}, None
     for name, run in runs.items():
         seen = look(trained_model(RunFolder.read(run))[0].to(where), images, first.mask_ratio, first.seed)
@@ -40,6 +41,6 @@ def draw_side_by_side(folder: Path, runs: Mapping[str, Path], device: str) -> di
     save(side_by_side(seen.originals, seen.masks, drawn), folder / "figures" / "reconstructions.png")
 
     encoders = [open_encoder(str(run), None, where)[0] for run in runs.values()]
-    pictures, names = same_images(encoders, spec, COUNT, first.seed)
+    pictures, names = same_images(encoders, spec, COUNT, first.seed, limit, stream)
     save(attention_figure(encoders, pictures, names, titles=list(runs)), folder / "figures" / "attention.png")
     return {"reconstructions": "figures/reconstructions.png", "attention": "figures/attention.png"}

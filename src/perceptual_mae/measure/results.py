@@ -1,10 +1,12 @@
 """`results.json` of an evaluation: what of an earlier one still holds, and what is measured now, part by part."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,6 @@ from perceptual_mae.files import write_json, write_text
 from perceptual_mae.measure.parts import VERSION, Measurements, Part
 from perceptual_mae.report.evaluation import markdown
 
-BEFORE = "results-before.json"
-"""Where numbers go that others take the place of: they may have taken hours."""
-
 
 @dataclass
 class Results:
@@ -25,8 +24,9 @@ class Results:
     Attributes:
         folder: where it is, with `results.md` and pictures.
         content: of the file.
-        let_go: parts that are of other images or weights: they and their pictures go when it is written.
-        before: what the file held with them, which is then put beside it.
+        let_go: parts that are of other images, weights or image size, or were measured another way: they and their
+            pictures go when it is written.
+        before: what the file held with them, which is then put beside it: numbers may have taken hours.
     """
 
     folder: Path
@@ -59,24 +59,30 @@ class Results:
         old, parts = found if isinstance(found, dict) else {}, {}
         keys = _keys(measurements) if any(_depends(entry) is None for entry in old.values()) else {}
         for name, entry in old.items():
-            depends = _depends(entry) or keys.get(str(_mapping(entry).get("key")), {})
+            depends = measurements.today(_depends(entry) or keys.get(str(_mapping(entry).get("key")), {}))
             right = depends.get("version") == VERSION and measurements.are_of(depends)
-            if right and (whole := _restored(described, name, entry | {"depends": depends})):
+            if right and (whole := _restored(described, name, entry | {"key": _key(depends), "depends": depends})):
                 parts[name] = whole
         self.let_go = old.keys() - parts.keys()
-        self.before = self.content if self.let_go else {}
+        self.before = self.content if old else {}
         self.content = described | {"notes": notes, "parts": parts}
 
     def has(self, part: Part) -> bool:
         """Whether a part has been measured, and nothing that it depends on has changed."""
-        return self.content["parts"].get(part.name, {}).get("key") == _key(part)
+        return self.content["parts"].get(part.name, {}).get("key") == _key(_everything(part))
+
+    def replaces(self, part: Part) -> bool:
+        """Whether a part of this name has been measured, of the same encoder and images, but another way."""
+        return part.name in self.content["parts"] and not self.has(part)
 
     def add(self, part: Part, result: dict[str, Any], seconds: float) -> None:
         """Keep what was measured."""
+        self._let_go(part)
+        depends = _everything(part)
         self.content["parts"][part.name] = {
-            "key": _key(part),
+            "key": _key(depends),
             "protocol": part.protocol,
-            "depends": _everything(part),
+            "depends": depends,
             "seconds": round(seconds, 2),
             "result": padded(result, self.content["data"]["classes"]),
         }
@@ -84,20 +90,32 @@ class Results:
 
     def leave_out(self, part: Part, reason: str) -> None:
         """Say why a part could not be measured."""
+        self._let_go(part)
         self.content["parts"].pop(part.name, None)
         self.content["notes"].append(f"{part.name} is left out: {reason}")
         self.write()
 
     def write(self) -> None:
         """Everything so far; no picture stays of what is not in it."""
-        if self.before:
-            write_json(self.folder / BEFORE, self.before)
+        if self.let_go and self.before:
+            write_json(self.beside, self.before)
             self.before = {}
         for name in self.let_go:
             with suppress(OSError, ValueError):  # the name is from a file, which may be damaged
                 (self.folder / picture_of(name)).unlink(missing_ok=True)
         write_json(self.folder / "results.json", self.content)
         write_text(self.folder / "results.md", markdown(self.content))
+
+    @cached_property
+    def beside(self) -> Path:
+        """Where parts go that are let go: `results-before.json`, or with a number where that is there already."""
+        names = itertools.chain(["results-before.json"], (f"results-before-{n}.json" for n in itertools.count(2)))
+        return next(path for name in names if not (path := self.folder / name).exists())
+
+    def _let_go(self, part: Part) -> None:
+        """Let go what was measured another way, if anything was."""
+        if self.replaces(part):
+            self.let_go = self.let_go | {part.name}
 
 
 def padded(result: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -122,7 +140,8 @@ def _keys(measurements: Measurements) -> dict[str, dict[str, Any]]:
     config = replace(measurements.config, parts=PARTS, pools=POOLS)
     if "reconstruction" not in measurements.config.parts:  # what judges of reconstructions would have to be opened
         config = replace(config, fd=(), inception="none")
-    return {_key(part): _everything(part) for part in replace(measurements, config=config)}
+    found = map(_everything, replace(measurements, config=config))
+    return {_key(depends): depends for depends in found}
 
 
 def _restored(described: dict[str, Any], name: str, entry: dict[str, Any]) -> dict[str, Any] | None:
@@ -144,8 +163,9 @@ def _everything(part: Part) -> dict[str, Any]:
     return {"version": VERSION, "part": part.name} | part.depends
 
 
-def _key(part: Part) -> str:
-    return hashlib.sha256(json.dumps(_everything(part), sort_keys=True).encode()).hexdigest()[:16]
+def _key(depends: Mapping[str, Any]) -> str:
+    """Under which a part is found that depends on this."""
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def picture_of(part: str) -> str:

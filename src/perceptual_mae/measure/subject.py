@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
-from torch import nn
-
 from perceptual_mae.data import (
     Source,
     StreamSettings,
@@ -17,7 +14,6 @@ from perceptual_mae.encoders.open import Opened, open_whole
 from perceptual_mae.errors import UsageError, said_of
 from perceptual_mae.evaluation.config import EvaluateConfig
 from perceptual_mae.export.story import data_name
-from perceptual_mae.models.positions import sincos_2d
 from perceptual_mae.training.device import choose_device
 
 HELD_OUT = 0.2
@@ -54,24 +50,6 @@ def open_subject(config: EvaluateConfig) -> Opened:
     if opened.autoencoder is not None:
         opened.autoencoder.to(device)
     return opened
-
-
-def count_parameters(subject: Opened) -> int:
-    """Parameters of the encoder, as training counts them: a fixed position embedding is computed and not learnt."""
-    network, grid = subject.encoder.network, subject.encoder.grid
-    count = sum(parameter.numel() for parameter in network.parameters())
-    positions = getattr(network, "pos_embed", None)
-    if not isinstance(positions, nn.Parameter):
-        return count
-    return count - positions.numel() if subject.run is not None or _is_fixed(positions, grid) else count
-
-
-def _is_fixed(positions: torch.Tensor, grid: tuple[int, int]) -> bool:
-    """Whether a position embedding `(1, 1 + N, D)` is MAE's, of sines and cosines."""
-    width = positions.shape[-1]
-    if width % 4 or positions.shape != (1, 1 + grid[0] * grid[1], width):
-        return False
-    return torch.allclose(positions.float().cpu(), sincos_2d(width, grid), atol=1e-3)
 
 
 def open_images(config: EvaluateConfig, subject: Opened, val_data: str | None = None) -> Images:

@@ -20,6 +20,7 @@ class Encoder(nn.Module):
         image_size: `(height, width)` in pixels of the images that it takes.
         mean, std: per channel, of images in [0, 1].
         architecture: how to build such a network again; None: it has nothing to build.
+        fixed_positions: its position embedding is MAE's of sines and cosines, perhaps resampled, which nobody learns.
 
     Attributes:
         in_channels: channels of the images.
@@ -40,9 +41,10 @@ class Encoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         architecture: Architecture | None = None,
+        fixed_positions: bool = False,
     ) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture, self.fixed_positions = architecture, fixed_positions
         self.network: Any = network.requires_grad_(False)
         self.name, self.image_size, self.in_channels = name, image_size, len(mean)
         self.register_buffer("mean", torch.tensor(list(mean)).reshape(1, -1, 1, 1))
@@ -89,6 +91,12 @@ class Encoder(nn.Module):
         # timm gives a pair only where there is something before the patches.
         patches, prefix = found if isinstance(found, tuple) else (found, found[:, :0])
         return self._with_cls(torch.cat([prefix, patches], dim=1))
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the network as training counts them: fixed positions are computed and not learnt."""
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        return count - self.network.pos_embed.numel() if self.fixed_positions else count
 
     def block_index(self, block: int) -> int:
         """A block counted from 0, whichever way it was counted.

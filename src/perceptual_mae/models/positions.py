@@ -34,6 +34,21 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([patches.new_zeros(1, dim), patches]).float()[None]
 
 
+def is_sincos(embedding: Tensor, grid: tuple[int, int], old_grid: tuple[int, int] | None = None) -> bool:
+    """Whether a position embedding of a grid is `sincos_2d`, up to the precision of half floats.
+
+    Args:
+        embedding: of any shape; one of other positions or widths is not.
+        grid: `(rows, columns)`.
+        old_grid: what it was resampled from; None: from none.
+    """
+    dim = embedding.shape[-1]
+    if dim % 4 or embedding.shape != (1, 1 + grid[0] * grid[1], dim):
+        return False
+    old = old_grid or grid
+    return torch.allclose(embedding.float().cpu(), resample(sincos_2d(dim, old), grid, old), atol=1e-3)
+
+
 def resample(embedding: Tensor, grid: tuple[int, int], old_grid: tuple[int, int] | None = None) -> Tensor:
     """A position embedding `(1, 1 + n, D)` of another grid, resampled (bicubic) to `grid`; `[CLS]` stays as it is."""
     old = list(old_grid) if old_grid else None

@@ -36,12 +36,6 @@ class Spread:
         """The sample standard deviation over the seeds (n - 1 in the denominator); None for one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    def overlaps(self, other: "Spread") -> bool | None:
-        """Whether the ranges mean ± deviation have a point in common; None where one of them is not known."""
-        if self.deviation is None or other.deviation is None:
-            return None
-        return abs(self.mean - other.mean) <= self.deviation + other.deviation
-
 
 @dataclass(frozen=True)
 class Row:

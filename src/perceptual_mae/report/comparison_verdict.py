@@ -42,22 +42,31 @@ def verdict(comparison: Comparison) -> Verdict:
         return _without_labels(comparison)
     first = best(comparison, one)
     assert first is not None
-    measured = [row for row in comparison.of(METHOD) if one.key in row.metrics]
-    own = first.metrics[one.key]
-    rivals = [row for row in measured if row is not first and level(one, own, row.metrics[one.key])]
-    single = any(row.metrics[one.key].deviation is None for row in measured)
-    others = len(measured) - 1
+    others = [row for row in comparison.of(METHOD) if one.key in row.metrics and row is not first]
+    rivals = [row for row in others if level(one, first.metrics[one.key], row.metrics[one.key])]
     if not others:
         answer = f"Only {first.name} so far" if running else f"Only {first.name}"
     elif len(rivals) >= NAMED:
         answer = "No clear answer"
     else:
         answer = _either([first.name, *(row.name for row in rivals)])
-        answer += ", so far" if running else ", on one seed" if single else ""
+        answer += ", so far" if running else _on_one_seed(one, [first, *rivals], others)
     sentences = [_lead(comparison, one, first, rivals), _beside_baseline(comparison, one, first)]
     sentences += _sureness(comparison, one, first)
     sentences += [*_scale(comparison, one, first), _price(comparison, first), _failures(comparison)]
     return Verdict(answer, None if rivals or not others else first.colour, [line for line in sentences if line])
+
+
+def _on_one_seed(one: Measure, named: Sequence[Row], others: Sequence[Row]) -> str:
+    """Whether one seed decides: of a method that the answer names, or of the next where it names the best alone."""
+
+    def single(row: Row) -> bool:
+        return row.metrics[one.key].deviation is None
+
+    if any(map(single, named)):
+        return ", on one seed"
+    second = max(others, key=lambda row: row.metrics[one.key].mean)
+    return f", on one seed of {second.name}" if len(named) == 1 and single(second) else ""
 
 
 def level(one: Measure, first: Spread, other: Spread) -> bool:
@@ -113,7 +122,8 @@ def _beside_baseline(comparison: Comparison, one: Measure, first: Row) -> str:
     points += f" ({one.spread(other)}{one.unit})"
     if level(one, own, other):
         return f"{points}, which is within the spread of the seeds."
-    return f"{points}." if own.overlaps(other) is None else f"{points}, more than the spread of the seeds."
+    single = own.deviation is None or other.deviation is None
+    return f"{points}." if single else f"{points}, more than the spread of the seeds."
 
 
 def _sureness(comparison: Comparison, one: Measure, first: Row) -> list[str]:
@@ -123,12 +133,12 @@ def _sureness(comparison: Comparison, one: Measure, first: Row) -> list[str]:
         return []
     said = []
     seeds = {row.name: len(row.metrics[one.key].values) for row in measured}
-    fewest, single = min(seeds.values()), [name for name, values in seeds.items() if values == 1]
-    if fewest == 1 and comparison.state != "running":
+    single = [name for name, values in seeds.items() if values == 1]
+    if single and comparison.state != "running":
         which = "It is one seed" if len(single) == len(seeds) else f"Of {_and(single)} there is one seed"
         said.append(f"{which}: how far another seed would move the numbers is not known, so a small difference "
                     "means little; repeat with --seeds 3.")  # fmt: skip
-    elif fewest == 2 and comparison.state != "running":
+    if 2 in seeds.values() and comparison.state != "running":
         said.append("Two seeds say little about a spread; a third would say more.")
     images, share = comparison.data.get("validation_images"), first.metrics[one.key].mean
     if is_number(images) and images > 0 and 0 < share < 1:

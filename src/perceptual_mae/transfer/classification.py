@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from timm.data import Mixup
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
+from timm.models import VisionTransformer
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
@@ -35,6 +36,7 @@ from perceptual_mae.files import write_atomically
 from perceptual_mae.models.classifier import Classifier
 from perceptual_mae.models.task_network import TaskNetwork
 from perceptual_mae.transfer.config import ClassificationConfig, MixConfig
+from perceptual_mae.weight_files import encoder_metadata
 
 TIMM = "timm.safetensors"
 """File in the run folder: the best network as timm loads it."""
@@ -161,9 +163,12 @@ class Classification:
     def export(self, network: TaskNetwork, folder: Path) -> None:
         """`timm.safetensors`: the state dict of timm's network, and in the metadata the line that makes the network."""
         assert isinstance(network, Classifier)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.encoder.state_dict().items()}
+        encoder = network.encoder
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+        size, mean, std = (self.description[name] for name in ("image_size", "mean", "std"))
+        heads = encoder.blocks[0].attn.num_heads if isinstance(encoder, VisionTransformer) else None
         metadata = {"format": "pt", "classes": json.dumps(self.train.classes), "timm": network.timm_line(TIMM)}
-        metadata |= {name: json.dumps(self.description[name]) for name in ("image_size", "mean", "std")}
+        metadata |= encoder_metadata(size, mean, std, heads)
         write_atomically(folder / TIMM, lambda temporary: save_file(tensors, temporary, metadata))
 
 
