@@ -86,6 +86,25 @@ def test_help_shows_flags_as_people_type_them(capsys: pytest.CaptureFixture[str]
         assert flag in text
     assert not re.search(r"--[a-z.]*_", text)
     assert "passes over the images" in text  # what a setting means
+    assert "type: " not in text
+    assert "--optimizer CONFIG" not in text
+    words = " ".join(text.split())
+    for said in (
+        "--batch-size N images per step, over all processes and micro-batches together (default: 256)",
+        "--architecture mae|msg-mae generator",
+        "--optimizer.betas [X,X] decay rates of AdamW's moments (default: [0.9,0.95])",
+        "--workers N|auto processes",
+        "minutes of set-up) (default: false)",
+        "(built in) (required)",
+    ):
+        assert said in words
+
+
+def test_help_of_several_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: pmae predict RUN IMAGES... --out OUT [options]\n")
+    assert main(["evaluate", "--help"]) == 0
+    assert "(default: reconstruction,knn,linear)" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Command lines from typed settings: flags with hyphens, errors in one line with the nearest known flag."""
 
+import argparse
 import json
 import re
 import typing
@@ -17,11 +18,43 @@ _LONGEST = 100_000
 """Characters of a value: a list of so many files is not typed, and takes YAML seconds."""
 
 
+class HelpText(jsonargparse.DefaultHelpFormatter):
+    """Help with what a flag takes beside its name, and its default at the end, where it has one."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = getattr(action, "_typehint", None) or action.type
+        kinds = [part for part in typing.get_args(kind) or (kind,) if part is not type(None)]
+        numbers = [{int: "N", float: "X"}.get(part) for part in kinds]
+        known = [number for number in numbers if number] if None not in numbers[:1] else []
+        return "|".join([*known, *map(str, _choices(kind))]) or str(super()._get_default_metavar_for_optional(action))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.help or ""
+        if self._get_type_str(action) is None:  # --help, --config and their like
+            return str(super()._get_help_string(action))
+        text = (action.help or "").removesuffix(".")
+        if action.required:
+            return f"{text} (required)"
+        return (
+            text if action.default in (None, argparse.SUPPRESS, ()) else f"{text} (default: {_typed(action.default)})"
+        )
+
+
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse with `--image-size` for the setting `image_size`, and `UsageError` in place of a page of usage."""
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"pmae {command}", description=description, exit_on_error=True, allow_abbrev=False)
+        super().__init__(
+            prog=f"pmae {command}",
+            description=description,
+            formatter_class=HelpText,
+            exit_on_error=True,
+            allow_abbrev=False,
+        )
 
     def parse(self, arguments: Sequence[str]) -> jsonargparse.Namespace:
         """Parse flags written with hyphens or underscores.
@@ -71,12 +104,18 @@ class Parser(jsonargparse.ArgumentParser):
         raise UsageError(f"{self._shorter(message)}; see `{self.prog} --help`")
 
     def format_help(self, formatter: Any = None) -> str:
-        """Help with hyphens, as people type."""
+        """Help with hyphens, as people type; without the flags that read a group of settings from a file."""
+        names = [action.dest for action in self._actions]
+        for action in self._actions:
+            if any(name.startswith(f"{action.dest}.") for name in names):
+                action.help = argparse.SUPPRESS
+            if action.metavar == "[ITEM,...]":
+                action.metavar = "A,B" if _is_list(action) else "[X,X]"
         return _hyphens(super().format_help(formatter))
 
     def _short_usage(self) -> str:
         """The command with what it cannot do without; the flags follow below."""
-        words = [action.dest.upper() for action in self._actions if not action.option_strings]
+        words = [f"{a.dest.upper()}{'...' if a.nargs else ''}" for a in self._actions if not a.option_strings]
         words += [f"{a.option_strings[0]} {a.dest.upper()}" for a in self._actions if a.required and a.option_strings]
         return " ".join([self.prog, *words, "[options]"])
 
@@ -143,6 +182,15 @@ def _is_list(action: Any) -> bool:
 
 def _list(value: str) -> str:
     return value if value.startswith("[") else json.dumps([word for word in value.split(",") if word])
+
+
+def _typed(value: Any) -> str:
+    """A value as a person would type it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value) if all(isinstance(item, str) for item in value) else f"[{','.join(map(_typed, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _choices(kind: Any) -> list[Any]:
