@@ -27,9 +27,8 @@ class HelpText(jsonargparse.DefaultHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         kind = getattr(action, "_typehint", None) or action.type
         kinds = [part for part in typing.get_args(kind) or (kind,) if part is not type(None)]
-        numbers = [{int: "N", float: "X"}.get(part) for part in kinds]
-        known = [number for number in numbers if number] if None not in numbers[:1] else []
-        return "|".join([*known, *map(str, _choices(kind))]) or str(super()._get_default_metavar_for_optional(action))
+        numbers = [name for type_, name in ((int, "N"), (float, "X")) if type_ in kinds]
+        return "|".join([*numbers, *map(str, _choices(kind))]) or str(super()._get_default_metavar_for_optional(action))
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if not action.option_strings:
@@ -39,9 +38,8 @@ class HelpText(jsonargparse.DefaultHelpFormatter):
         text = (action.help or "").removesuffix(".")
         if action.required:
             return f"{text} (required)"
-        return (
-            text if action.default in (None, argparse.SUPPRESS, ()) else f"{text} (default: {_typed(action.default)})"
-        )
+        unset = action.default in (None, argparse.SUPPRESS, ())
+        return text if unset else f"{text} (default: {_typed(action.default)})"
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -109,7 +107,7 @@ class Parser(jsonargparse.ArgumentParser):
         for action in self._actions:
             if any(name.startswith(f"{action.dest}.") for name in names):
                 action.help = argparse.SUPPRESS
-            if action.metavar == "[ITEM,...]":
+            if action.metavar == "[ITEM,...]":  # as jsonargparse has it for all tuples
                 action.metavar = "A,B" if _is_list(action) else "[X,X]"
         return _hyphens(super().format_help(formatter))
 

@@ -111,8 +111,8 @@ class PretrainConfig:
         val_data: images to validate on; default: the validation split of --data, where it has one.
         method: row of the paper's Table 2: mse, ms-ssim, ls-gan, ls-gan-p, msg-gan, msg-gan-p, stylegan2-ada-p,
             dvae-p; or timm-p.
-        recipe: default: terms that look through a discriminator pull at most so many times as hard as the pixels;
-            paper: eq. 1 as it stands, and the paper's learning rate.
+        recipe: default: the gradient of a term that looks through a discriminator is limited, relative to that of the
+            pixels; paper: eq. 1 as it stands, and the paper's learning rate.
         architecture: generator of the row, where it has two: msg-mae has U-Net skips; default: the row's first.
         loss_network: fixed network that dvae-p and timm-p look through: dvae:FILE, timm:NAME or timm:NAME:FILE.
         loss_network_size: side of the images that it sees, in pixels; default: those of the model.
