@@ -9,7 +9,7 @@ Files are taken as they are, 500 + 50 a class, in a seeded order.
 import argparse
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image
@@ -75,12 +75,17 @@ def validation(root: Path) -> list[tuple[Path, int]]:
     return [(root / "val" / "images" / file, labels[identifier]) for file, identifier in named if identifier in labels]
 
 
-def write(files: Iterable[tuple[Path, int]], out: Path) -> int:
-    """A parquet file of images, as they are, and labels. Returns how many there are."""
+def write(
+    files: Iterable[tuple[Path, int]],
+    out: Path,
+    classes: Iterable[str] = CLASSES.values(),
+    read: Callable[[Path], bytes] = Path.read_bytes,
+) -> int:
+    """A parquet file of images, as `read` gives them, and labels, in a seeded order. Returns how many there are."""
     found = list(files)
     random.Random(0).shuffle(found)
-    images = [{"bytes": file.read_bytes(), "path": file.name} for file, _ in found]
-    features = Features({"image": Image(), "label": ClassLabel(names=list(CLASSES.values()))})
+    images = [{"bytes": read(file), "path": file.name} for file, _ in found]
+    features = Features({"image": Image(), "label": ClassLabel(names=list(classes))})
     out.parent.mkdir(parents=True, exist_ok=True)
     Dataset.from_dict({"image": images, "label": [label for _, label in found]}, features).to_parquet(out)
     return len(found)
