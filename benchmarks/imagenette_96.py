@@ -2,9 +2,9 @@
 
     python -m benchmarks.imagenette_96 ./imagenette2-160 ./imagenette-96
 
-Imagenette (fast.ai; the terms of ImageNet, for research) is an archive of JPEGs, to be unpacked first. Images are resized
-to squares whatever their aspect, as those that were measured had been. Those had been resized and encoded by others: numbers
-that are measured on these will be near the ones in docs/results.md, not the same.
+Imagenette (fast.ai; the terms of ImageNet, for research) is an archive of JPEGs, to be unpacked first. Images are
+resized to squares whatever their aspect, as those that were measured had been. Those had been resized and encoded by
+others: numbers that are measured on these will be near the ones in docs/results.md, not the same.
 """
 
 import argparse
@@ -58,9 +58,7 @@ def main() -> int:
         for name, split in (("train", "train"), ("validation", "val")):
             files = files_of(options.folder, split)
             if not files:
-                raise UsageError(
-                    f"{options.folder} is not Imagenette: there is no image in {split}/{next(iter(CLASSES))}"
-                )
+                raise UsageError(f"{options.folder} is not Imagenette: there is no image in {split}/{min(CLASSES)}")
             count = write(files, options.out / f"{name}.parquet", CLASSES.values(), squared)
             print(f"{options.out / name}.parquet: {count:,} images")
     except PmaeError as error:
