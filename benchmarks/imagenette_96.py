@@ -7,15 +7,15 @@ resized to squares whatever their aspect, as those that were measured had been. 
 others: numbers that are measured on these will be near the ones in docs/results.md, not the same.
 """
 
-import argparse
 import io
 import sys
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.tiny_imagenet_40 import write
-from perceptual_mae.errors import PmaeError, UsageError
+from benchmarks.tables_of_images import make
+from perceptual_mae.errors import UsageError
 
 SIDE = 96
 """Pixels."""
@@ -34,10 +34,17 @@ CLASSES = {
 """Names by WordNet's identifiers; labels are their places."""
 
 
-def files_of(root: Path, split: str) -> list[tuple[Path, int]]:
-    """Files of a split, `train` or `val`, with their labels, in the order of their names."""
+def files_of(split: str, root: Path) -> list[tuple[Path, int]]:
+    """Files of a split, `train` or `val`, with their labels, in the order of their names.
+
+    Raises:
+        UsageError: there are none.
+    """
     folders = [(root / split / identifier, label) for label, identifier in enumerate(CLASSES)]
-    return [(file, label) for folder, label in folders for file in sorted(folder.glob("*.JPEG"))]
+    files = [(file, label) for folder, label in folders for file in sorted(folder.glob("*.JPEG"))]
+    if not files:
+        raise UsageError(f"{root} is not Imagenette: there is no image in {split}/{min(CLASSES)}")
+    return files
 
 
 def squared(file: Path) -> bytes:
@@ -50,21 +57,8 @@ def squared(file: Path) -> bytes:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="Imagenette, unpacked: has train/ and val/")
-    parser.add_argument("out", type=Path, help="folder for train.parquet and validation.parquet")
-    options = parser.parse_args()
-    try:
-        for name, split in (("train", "train"), ("validation", "val")):
-            files = files_of(options.folder, split)
-            if not files:
-                raise UsageError(f"{options.folder} is not Imagenette: there is no image in {split}/{min(CLASSES)}")
-            count = write(files, options.out / f"{name}.parquet", CLASSES.values(), squared)
-            print(f"{options.out / name}.parquet: {count:,} images")
-    except PmaeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    splits = {"train": partial(files_of, "train"), "validation": partial(files_of, "val")}
+    return make(__doc__, "Imagenette", splits, list(CLASSES.values()), squared)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,11 @@ Tiny ImageNet (Stanford's CS231n; the terms of ImageNet, for research) is a zip 
 Files are taken as they are, 500 + 50 a class, in a seeded order.
 """
 
-import argparse
-import random
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, Features, Image
-
-from perceptual_mae.errors import PmaeError, UsageError
+from benchmarks.tables_of_images import make
+from perceptual_mae.errors import UsageError
 
 CLASSES = {
     "n01443537": "goldfish",
@@ -68,45 +64,23 @@ def training(root: Path) -> list[tuple[Path, int]]:
 
 
 def validation(root: Path) -> list[tuple[Path, int]]:
-    """Files of the validation split with their labels: `val_annotations.txt` names the class of each."""
+    """Files of the validation split with their labels: `val_annotations.txt` names the class of each.
+
+    Raises:
+        UsageError: it is not there.
+    """
     labels = {identifier: label for label, identifier in enumerate(CLASSES)}
-    lines = (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
+    file = root / "val" / "val_annotations.txt"
+    if not file.is_file():
+        raise UsageError(f"{root} is not Tiny ImageNet: there is no val/val_annotations.txt")
+    lines = file.read_text(encoding="utf-8").splitlines()
     named = (line.split("\t")[:2] for line in lines)
     return [(root / "val" / "images" / file, labels[identifier]) for file, identifier in named if identifier in labels]
 
 
-def write(
-    files: Iterable[tuple[Path, int]],
-    out: Path,
-    classes: Iterable[str] = CLASSES.values(),
-    read: Callable[[Path], bytes] = Path.read_bytes,
-) -> int:
-    """A parquet file of images, as `read` gives them, and labels, in a seeded order. Returns how many there are."""
-    found = list(files)
-    random.Random(0).shuffle(found)
-    images = [{"bytes": read(file), "path": file.name} for file, _ in found]
-    features = Features({"image": Image(), "label": ClassLabel(names=list(classes))})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Dataset.from_dict({"image": images, "label": [label for _, label in found]}, features).to_parquet(out)
-    return len(found)
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="Tiny ImageNet, unpacked: has train/ and val/")
-    parser.add_argument("out", type=Path, help="folder for train.parquet and validation.parquet")
-    options = parser.parse_args()
-    try:
-        if not (options.folder / "val" / "val_annotations.txt").is_file():
-            raise UsageError(f"{options.folder} is not Tiny ImageNet: there is no val/val_annotations.txt")
-        for name, files in (("train", training(options.folder)), ("validation", validation(options.folder))):
-            if not files:
-                raise UsageError(f"{options.folder}: there is no {name} image of these classes")
-            print(f"{options.out / name}.parquet: {write(files, options.out / f'{name}.parquet'):,} images")
-    except PmaeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    splits = {"train": training, "validation": validation}
+    return make(__doc__, "Tiny ImageNet", splits, list(CLASSES.values()))
 
 
 if __name__ == "__main__":

@@ -23,21 +23,27 @@ def is_parquet_folder(folder: Path, image_suffixes: frozenset[str]) -> bool:
 
 def _has_images(file: Path) -> bool:
     """Whether a parquet file has a column of encoded images, as far as its header tells."""
-    try:
-        with open(file, "rb") as opened:  # by its path pyarrow opens no file whose name is no text
-            schema = pyarrow.parquet.read_schema(opened)
-    except (pa.ArrowException, OSError):
+    header = _header(file)
+    if header is None:
         return True  # it is opened as what it is called, which says what is wrong with it
+    schema, _ = header
     kinds = [kind for field in schema for kind in (field.type, *(part.type for part in _parts(field.type)))]
     return any(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) for kind in kinds)
 
 
 def _has_rows(file: Path) -> bool:
+    header = _header(file)
+    return header is None or header[1] > 0
+
+
+def _header(file: Path) -> tuple[pa.Schema, int] | None:
+    """Columns and number of rows of a parquet file, as its header tells; None: it cannot be read."""
     try:
-        with open(file, "rb") as opened:
-            return pyarrow.parquet.read_metadata(opened).num_rows > 0
+        with open(file, "rb") as opened:  # by its path pyarrow opens no file whose name is no text
+            found = pyarrow.parquet.read_metadata(opened)
+        return found.schema.to_arrow_schema(), found.num_rows
     except (pa.ArrowException, OSError):
-        return True  # as above
+        return None
 
 
 def _parts(kind: pa.DataType) -> list[pa.Field]:

@@ -11,14 +11,13 @@ from perceptual_mae.data.folder import find_files
 from perceptual_mae.data.load import as_strings, load
 from perceptual_mae.data.shard_fields import features_of
 from perceptual_mae.data.splits import pick_files
+from perceptual_mae.data.streaming.tar import is_empty
 from perceptual_mae.errors import UsageError, printable, refused_by_system
 
 SUFFIXES = frozenset({".tar"})
 _MOST = 100_000
 """Shards that braces may come to: ImageNet-21k has two thousand."""
 _DIGITS = 18
-_BLOCK = 512
-"""Bytes of a header in a tar file."""
 
 
 def open_shards(spec: str, split: str) -> ArrowSource | None:
@@ -59,9 +58,8 @@ def open_shards(spec: str, split: str) -> ArrowSource | None:
 
 
 def _is_empty(file: Path) -> bool:
-    """Whether a tar file ends before its first member, with a block of zeros."""
     with refused_by_system(f"{file} cannot be read"), open(file, "rb") as opened:
-        return opened.read(_BLOCK) == bytes(_BLOCK)
+        return is_empty(opened.fileno())
 
 
 def _matching(spec: str, pattern: str) -> list[str]:

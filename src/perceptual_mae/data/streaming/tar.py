@@ -109,6 +109,15 @@ def find_fields(descriptor: int) -> set[frozenset[str]]:
     return {frozenset(map(os.fsdecode, kind)) for kind in kinds if kind}
 
 
+def is_empty(descriptor: int) -> bool:
+    """Whether a tar file ends, with a block of zeros, before its first member.
+
+    Raises:
+        OSError: the disk cannot be read.
+    """
+    return os.pread(descriptor, _BLOCK, 0) == _ZEROS
+
+
 def _members(descriptor: int) -> Iterator[_Member]:
     """The regular members, in order. Raises _Damaged after the last one that is whole."""
     end, at = os.fstat(descriptor).st_size, 0
